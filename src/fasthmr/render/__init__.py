@@ -1,0 +1,1 @@
+"""Drawing meshes without a graphics library: z-buffer, shading, overlay."""

@@ -1,0 +1,107 @@
+"""Result records of a run: numpy only, so that files are read and written without a network.
+
+Units are metres, radians and pixels. Every 3D quantity is in the camera frame of its picture with
+OpenCV axes (x right, y down, z forward), so that all people of a picture share one scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """One person through the frames in which he or she was seen.
+
+    Attributes:
+        track_id: Number of the person, unique within the clip.
+        frames: Indices into the frames of the clip, strictly increasing.
+        boxes_xyxy: Boxes in pixels of the full picture.
+        scores: Detector confidence, 0..1.
+        vertices: Body surface in the camera frame, metres.
+        joints: Kinematic joints in the camera frame, metres.
+        global_orient: Rotation matrix of the root joint, camera frame.
+        body_pose: Rotation matrices of the other joints relative to their parents.
+        betas: Shape coefficients in standard deviations.
+        transl: Translation of the model frame (not of the pelvis) in the camera frame, metres.
+        keypoints_2d: COCO-17 points (x, y in pixels of the full picture, score), or None.
+    """
+
+    track_id: int
+    frames: Int[np.ndarray, "frames"]
+    boxes_xyxy: Float[np.ndarray, "frames 4"]
+    scores: Float[np.ndarray, "frames"]
+    vertices: Float[np.ndarray, "frames vertices 3"]
+    joints: Float[np.ndarray, "frames joints 3"]
+    global_orient: Float[np.ndarray, "frames 1 3 3"]
+    body_pose: Float[np.ndarray, "frames joints_1 3 3"]
+    betas: Float[np.ndarray, "frames num_betas"]
+    transl: Float[np.ndarray, "frames 3"]
+    keypoints_2d: Float[np.ndarray, "frames 17 3"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What was found in one picture or video; no people is a valid result.
+
+    Attributes:
+        persons: The people, in order of `track_id`.
+        faces: Triangles of the body surface, indices into the vertices of every person.
+        parents: Parent of each joint, -1 for the root.
+        joint_names: One name per joint.
+        intrinsics: Camera matrix of each frame in pixels of the full picture.
+        image_size: Width and height of the full picture, pixels.
+        fps: Frames per second of a video, None for a picture.
+        source: Name of the picture or video.
+        body: Name of the body model.
+        model: Name of the mesh-recovery model.
+        lbs_weights: Skinning weights of the body, where kept.
+        timings: Seconds spent in each stage of the run.
+    """
+
+    persons: tuple[Person, ...]
+    faces: Int[np.ndarray, "faces 3"]
+    parents: Int[np.ndarray, "joints"]
+    joint_names: tuple[str, ...]
+    intrinsics: Float[np.ndarray, "frames 3 3"]
+    image_size: tuple[int, int]
+    fps: float | None = None
+    source: str = ""
+    body: str = ""
+    model: str = ""
+    lbs_weights: Float[np.ndarray, "vertices joints"] | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the picture (1) or video, with or without people."""
+        return len(self.intrinsics)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the clip in the format of the suffix: .npz, .glb, .obj or .json.
+
+        The file appears complete or not at all.
+
+        Raises:
+            UsageError: the suffix is not supported, or the format cannot hold this clip.
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        from fasthmr.io.export import save_clip
+
+        return save_clip(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Clip:
+        """Reads a clip written as .npz.
+
+        Raises:
+            InputError: the file is missing, damaged or of another schema.
+        """
+        from fasthmr.io.npz import read_npz
+
+        return read_npz(Path(path))
