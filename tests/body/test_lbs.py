@@ -133,10 +133,14 @@ def test_fewer_betas_count_as_zero_and_more_are_refused() -> None:
     betas = params.betas.clone()
     betas[:, 4:] = 0
     padded = body(BodyParams(global_orient=params.global_orient, body_pose=params.body_pose, betas=betas))
-    short = body(BodyParams(global_orient=params.global_orient, body_pose=params.body_pose, betas=betas[:, :4]))
+    short = body(
+        BodyParams(global_orient=params.global_orient, body_pose=params.body_pose, betas=betas[:, :4])
+    )
     torch.testing.assert_close(padded.vertices, short.vertices)
     longer = BodyParams(
-        global_orient=params.global_orient, body_pose=params.body_pose, betas=torch.zeros(2, 11, dtype=torch.float64)
+        global_orient=params.global_orient,
+        body_pose=params.body_pose,
+        betas=torch.zeros(2, 11, dtype=torch.float64),
     )
     with pytest.raises(ValueError, match="betas has 11 coefficients"):
         body(longer)
@@ -226,7 +230,7 @@ def _baked(seed: int = 3) -> dict[str, Tensor]:
         "keypoint_row": torch.tensor([0, 0, 1], dtype=torch.uint8),
         "keypoint_col": torch.tensor([3, 9, 5], dtype=torch.uint16),
         "keypoint_val": torch.tensor([0.25, 0.75, 1.0]),
-        "base_vertex_index": torch.arange(60, dtype=torch.uint16),
+        "base_vertex_index": torch.arange(60).to(torch.uint16),
     }
 
 

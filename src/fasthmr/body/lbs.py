@@ -105,7 +105,9 @@ class BodyModel(nn.Module):
             expected["posedirs"] = (posedirs.shape, (9 * (num_joints - 1), 3 * v_template.shape[0]))
         for key, (got, want) in expected.items():
             if tuple(got) != tuple(want):
-                raise ValueError(f"BodyModel: {key} has shape {tuple(got)}, the other parts need {tuple(want)}")
+                raise ValueError(
+                    f"BodyModel: {key} has shape {tuple(got)}, the other parts need {tuple(want)}"
+                )
 
         self.name = name
         self.joint_names = joint_names(num_joints)

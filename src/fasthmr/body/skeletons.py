@@ -130,7 +130,11 @@ HMR2_EVAL14: tuple[int, ...] = (*range(25, 38), 43)
 SMPL_PICKED_VERTEX_NAMES: tuple[str, ...] = (
     *("nose", "right_eye", "left_eye", "right_ear", "left_ear"),
     *("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel"),
-    *(f"{side}_{finger}_tip" for side in ("left", "right") for finger in ("thumb", "index", "middle", "ring", "pinky")),
+    *(
+        f"{side}_{finger}_tip"
+        for side in ("left", "right")
+        for finger in ("thumb", "index", "middle", "ring", "pinky")
+    ),
 )
 SMPL_PICKED_VERTICES: tuple[int, ...] = (
     *(332, 6260, 2800, 4071, 583),
