@@ -1,0 +1,88 @@
+"""Soft studio light for meshes: vertex normals, three lamps, colours to tell people apart.
+
+Colours are linear 0..1 until `to_srgb`. Directions are in the camera frame (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Direction towards the lamp, strength, colour: warm key from upper left, cool fill from the right, rim
+# from behind and above.
+_LAMPS = (
+    ((-0.55, -0.65, -0.75), 0.72, (1.00, 0.97, 0.92)),
+    ((0.85, -0.10, -0.60), 0.26, (0.88, 0.94, 1.00)),
+    ((0.25, -0.70, 0.75), 0.30, (1.00, 1.00, 1.00)),
+)
+_AMBIENT_UP = 0.26
+_AMBIENT_DOWN = 0.10
+_WRAP = 0.25  # how far light reaches round the terminator, 0 for hard
+_GLOSS = 0.06
+_GLOSS_POWER = 24.0
+
+# Clay tones of equal lightness, neighbours far apart in hue.
+_PALETTE = (
+    (0.66, 0.47, 0.37),
+    (0.34, 0.52, 0.68),
+    (0.48, 0.61, 0.38),
+    (0.66, 0.53, 0.28),
+    (0.55, 0.43, 0.63),
+    (0.33, 0.60, 0.57),
+    (0.70, 0.42, 0.48),
+    (0.52, 0.53, 0.55),
+)
+
+
+def person_color(index: int) -> tuple[float, float, float]:
+    """Linear RGB for a person; repeats after eight."""
+    return _PALETTE[index % len(_PALETTE)]
+
+
+def vertex_normals(
+    vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]
+) -> Float[Tensor, "vertices 3"]:
+    """Unit normals, mean of the faces round each vertex weighted by area; zero where there is none.
+
+    Faces whose corners run counter-clockwise as seen from outside give normals that point out.
+    """
+    corners = vertices[faces]
+    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = torch.zeros_like(vertices)
+    for corner in range(3):
+        total.index_add_(0, faces[:, corner].long(), normal)
+    return F.normalize(total, dim=-1, eps=1e-20)
+
+
+def shade(
+    normals: Float[Tensor, "*points 3"],
+    points: Float[Tensor, "*points 3"],
+    albedo: Float[Tensor, "*points 3"],
+) -> Float[Tensor, "*points 3"]:
+    """Light that each surface point sends to the camera, linear RGB 0..1.
+
+    Wrapped Lambert from three lamps, a sky-and-floor ambient term, and a faint Blinn-Phong gloss.
+
+    Args:
+        normals: Unit normals in the camera frame.
+        points: Positions in the camera frame; only their direction from the camera matters.
+        albedo: Linear RGB 0..1.
+    """
+    to_camera = -F.normalize(points, dim=-1)
+    up = 0.5 - 0.5 * normals[..., 1:2]
+    light = (_AMBIENT_DOWN + (_AMBIENT_UP - _AMBIENT_DOWN) * up).expand_as(normals)
+    gloss = torch.zeros_like(up)
+    for direction, strength, color in _LAMPS:
+        to_lamp = F.normalize(normals.new_tensor(direction), dim=0)
+        lambert = ((normals * to_lamp).sum(-1, keepdim=True) + _WRAP).clamp(min=0) / (1 + _WRAP)
+        light = light + lambert**1.3 * strength * normals.new_tensor(color)
+        half = F.normalize(to_camera + to_lamp, dim=-1)
+        gloss = gloss + strength * (normals * half).sum(-1, keepdim=True).clamp(min=0) ** _GLOSS_POWER
+    return (albedo * light + _GLOSS * gloss).clamp(0, 1)
+
+
+def to_srgb(linear: Float[Tensor, "*points 3"]) -> Float[Tensor, "*points 3"]:
+    """Linear RGB 0..1 to sRGB 0..1 (IEC 61966-2-1)."""
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
