@@ -1,0 +1,68 @@
+"""Pictures of people to 3D body meshes.
+
+    import fasthmr
+
+    clip = fasthmr.Pipeline()("photo.jpg")
+    clip.save("person.glb")
+
+Names are imported on first use, so that `import fasthmr` and the command line start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fasthmr.errors import (
+        CheckpointMismatch,
+        FastHMRError,
+        InputError,
+        MissingExtra,
+        PartialFailure,
+        ResourceError,
+        UnsafeFileError,
+        UsageError,
+    )
+    from fasthmr.results import Clip, Person
+    from fasthmr.runtime.pipeline import Pipeline
+    from fasthmr.zoo import create_model, list_models
+
+__all__ = [
+    "CheckpointMismatch",
+    "Clip",
+    "FastHMRError",
+    "InputError",
+    "MissingExtra",
+    "PartialFailure",
+    "Person",
+    "Pipeline",
+    "ResourceError",
+    "UnsafeFileError",
+    "UsageError",
+    "__version__",
+    "create_model",
+    "list_models",
+]
+
+_HOME = {
+    "Clip": "fasthmr.results",
+    "Person": "fasthmr.results",
+    "Pipeline": "fasthmr.runtime.pipeline",
+    "create_model": "fasthmr.zoo",
+    "list_models": "fasthmr.zoo",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'fasthmr' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME.get(name, "fasthmr.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

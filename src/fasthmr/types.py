@@ -1,0 +1,94 @@
+"""Typed records that cross the rows of the package.
+
+Every array is a `torch.Tensor`; every record is frozen. Units are metres, radians and pixels;
+camera coordinates follow OpenCV (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyParams:
+    """Pose, shape and place of SMPL-format bodies, any leading batch shape.
+
+    Attributes:
+        global_orient: Rotation matrix of the root joint.
+        body_pose: Rotation matrices of the other joints relative to their parents.
+        betas: Shape coefficients, standard deviations.
+        transl: Translation of the model frame in metres (not of the pelvis), or None for zero.
+    """
+
+    global_orient: Float[Tensor, "*batch 1 3 3"]
+    body_pose: Float[Tensor, "*batch joints_1 3 3"]
+    betas: Float[Tensor, "*batch num_betas"]
+    transl: Float[Tensor, "*batch 3"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyMesh:
+    """Posed vertices and joints in metres, in the frame of the pose given."""
+
+    vertices: Float[Tensor, "*batch vertices 3"]
+    joints: Float[Tensor, "*batch joints 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Square picture regions ready for a network, with what is needed to map back.
+
+    Attributes:
+        pixels: RGB, normalised with the ImageNet mean and standard deviation.
+        box_center: Centre of the square in pixels of the full picture (x, y).
+        box_size: Side of the square in pixels of the full picture.
+        image_size: Width and height of the full picture in pixels.
+    """
+
+    pixels: Float[Tensor, "batch 3 size size"]
+    box_center: Float[Tensor, "batch 2"]
+    box_size: Float[Tensor, "batch"]
+    image_size: Float[Tensor, "batch 2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keypoints2D:
+    """Points in crop units (pixel / crop side - 0.5) with a score in 0..1 for each."""
+
+    xy: Float[Tensor, "batch points 2"]
+    score: Float[Tensor, "batch points"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMROutput:
+    """What a mesh-recovery model returns for a batch of crops.
+
+    Attributes:
+        params: Pose and shape; `transl` is None (the place follows from `camera`).
+        camera: Weak-perspective crop camera (s, tx, ty) of HMR (arXiv 1712.06584, sec. 3.2).
+        keypoints: 2D points read from heat maps, where the model has such a head.
+    """
+
+    params: BodyParams
+    camera: Float[Tensor, "batch 3"]
+    keypoints: Keypoints2D | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Boxes of people in one picture, pixels (x1, y1, x2, y2), best score first."""
+
+    boxes_xyxy: Float[Tensor, "persons 4"]
+    scores: Float[Tensor, "persons"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """A triangle mesh; colours are linear 0..1."""
+
+    vertices: Float[Tensor, "vertices 3"]
+    faces: Int[Tensor, "faces 3"]
+    vertex_colors: Float[Tensor, "vertices 3"] | None = None
