@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fasthmr.geometry.meshes import vertex_normals
+from fasthmr.geometry.palette import person_color
 from fasthmr.render.rasterizer import interpolate, rasterize
-from fasthmr.render.shading import person_color, shade, to_srgb, vertex_normals
+from fasthmr.render.shading import shade, to_srgb
 from fasthmr.types import Mesh
 
 _SAMPLES = 2  # per side of a pixel

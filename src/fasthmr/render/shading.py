@@ -1,4 +1,4 @@
-"""Soft studio light for meshes: vertex normals, three lamps, colours to tell people apart.
+"""Soft studio light for meshes: three lamps, a sky-and-floor ambient term, a faint gloss.
 
 Colours are linear 0..1 until `to_srgb`. Directions are in the camera frame (x right, y down, z forward).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 # Direction towards the lamp, strength, colour: warm key from upper left, cool fill from the right, rim
@@ -22,38 +22,6 @@ _AMBIENT_DOWN = 0.10
 _WRAP = 0.25  # how far light reaches round the terminator, 0 for hard
 _GLOSS = 0.06
 _GLOSS_POWER = 24.0
-
-# Clay tones of equal lightness, neighbours far apart in hue.
-_PALETTE = (
-    (0.66, 0.47, 0.37),
-    (0.34, 0.52, 0.68),
-    (0.48, 0.61, 0.38),
-    (0.66, 0.53, 0.28),
-    (0.55, 0.43, 0.63),
-    (0.33, 0.60, 0.57),
-    (0.70, 0.42, 0.48),
-    (0.52, 0.53, 0.55),
-)
-
-
-def person_color(index: int) -> tuple[float, float, float]:
-    """Linear RGB for a person; repeats after eight."""
-    return _PALETTE[index % len(_PALETTE)]
-
-
-def vertex_normals(
-    vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]
-) -> Float[Tensor, "vertices 3"]:
-    """Unit normals, mean of the faces round each vertex weighted by area; zero where there is none.
-
-    Faces whose corners run counter-clockwise as seen from outside give normals that point out.
-    """
-    corners = vertices[faces]
-    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = torch.zeros_like(vertices)
-    for corner in range(3):
-        total.index_add_(0, faces[:, corner].long(), normal)
-    return F.normalize(total, dim=-1, eps=1e-20)
 
 
 def shade(
@@ -83,6 +51,6 @@ def shade(
     return (albedo * light + _GLOSS * gloss).clamp(0, 1)
 
 
-def to_srgb(linear: Float[Tensor, "*points 3"]) -> Float[Tensor, "*points 3"]:
+def to_srgb(linear: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
     """Linear RGB 0..1 to sRGB 0..1 (IEC 61966-2-1)."""
     return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)

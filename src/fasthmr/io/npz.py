@@ -1,0 +1,194 @@
+"""Results as .npz: every array of the clip, no pickles, a schema inside.
+
+Beside the fields of `Person`, each person carries the AMASS names: `poses` (axis-angle, all joints in a
+row) and `trans`; the file carries `gender` and `mocap_framerate`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fasthmr.errors import InputError
+from fasthmr.geometry.rotations import rotmat_to_axis_angle
+from fasthmr.io.atomic import atomic_path
+from fasthmr.io.clip_schema import CAMERA_AXES, SCHEMA, SCHEMA_VERSION, UNITS
+from fasthmr.io.npz_members import read_members
+from fasthmr.results import Clip, Person
+
+# Name: dtype kinds and shape. A letter stands for one length throughout a person, capitals throughout
+# the file.
+_CLIP_FIELDS = {
+    "schema": ("U", ()),
+    "schema_version": ("iu", ()),
+    "units": ("U", ()),
+    "axes": ("U", ()),
+    "num_persons": ("iu", ()),
+    "faces": ("iu", ("T", 3)),
+    "parents": ("iu", ("J",)),
+    "joint_names": ("U", ("J",)),
+    "intrinsics": ("f", ("N", 3, 3)),
+    "image_size": ("iu", (2,)),
+    "fps": ("f", ()),
+    "source": ("U", ()),
+    "body": ("U", ()),
+    "model": ("U", ()),
+    "timing_names": ("U", ("S",)),
+    "timing_seconds": ("f", ("S",)),
+    "lbs_weights": ("f", ("V", "J")),
+    "gender": ("U", ()),
+    "mocap_framerate": ("f", ()),
+}
+_PERSON_FIELDS = {
+    "track_id": ("iu", ()),
+    "frames": ("iu", ("f",)),
+    "boxes_xyxy": ("f", ("f", 4)),
+    "scores": ("f", ("f",)),
+    "vertices": ("f", ("f", "V", 3)),
+    "joints": ("f", ("f", "J", 3)),
+    "global_orient": ("f", ("f", 1, 3, 3)),
+    "body_pose": ("f", ("f", "P", 3, 3)),
+    "betas": ("f", ("f", "B")),
+    "transl": ("f", ("f", 3)),
+    "keypoints_2d": ("f", ("f", 17, 3)),
+    "poses": ("f", ("f", "A")),
+    "trans": ("f", ("f", 3)),
+}
+_OPTIONAL = {"lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans"}
+_MAY_BE_NAN = {"fps"}
+_PERSON_KEY = re.compile(r"person_(\d{3,6})/(\w+)")
+
+
+def write_npz(clip: Clip, path: Path) -> Path:
+    """Writes the clip; `read_npz` gives it back (floats as float32)."""
+    arrays: dict[str, np.ndarray] = {
+        "schema": np.array(SCHEMA),
+        "schema_version": np.array(SCHEMA_VERSION),
+        "units": np.array(UNITS),
+        "axes": np.array(CAMERA_AXES),
+        "num_persons": np.array(len(clip.persons)),
+        "faces": np.asarray(clip.faces, dtype=np.int32),
+        "parents": np.asarray(clip.parents, dtype=np.int32),
+        "joint_names": np.array(clip.joint_names, dtype=np.str_),
+        "intrinsics": np.asarray(clip.intrinsics, dtype=np.float64),
+        "image_size": np.array(clip.image_size, dtype=np.int64),
+        "fps": np.array(np.nan if clip.fps is None else clip.fps, dtype=np.float64),
+        "source": np.array(clip.source),
+        "body": np.array(clip.body),
+        "model": np.array(clip.model),
+        "timing_names": np.array(list(clip.timings), dtype=np.str_),
+        "timing_seconds": np.array(list(clip.timings.values()), dtype=np.float64),
+        "gender": np.array("neutral"),
+    }
+    if clip.fps is not None:
+        arrays["mocap_framerate"] = arrays["fps"]
+    if clip.lbs_weights is not None:
+        arrays["lbs_weights"] = np.asarray(clip.lbs_weights, dtype=np.float32)
+    for index, person in enumerate(clip.persons):
+        arrays.update({f"person_{index:03d}/{name}": value for name, value in _person_arrays(person)})
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def read_npz(path: Path) -> Clip:
+    """Reads what `write_npz` wrote, checking every name, type and shape.
+
+    Raises:
+        InputError: the file is missing, damaged, unsafe or of another schema.
+    """
+    members = read_members(path)
+    if str(members.get("schema")) != SCHEMA:
+        raise InputError(f"{path}: not a result of fasthmr (no schema '{SCHEMA}')")
+    version = members.get("schema_version", np.array(0))
+    if version.shape != () or version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version}, this fasthmr reads {SCHEMA_VERSION}; update fasthmr")
+    own = {name: value for name, value in members.items() if "/" not in name}
+    sizes: dict[str, int] = {}
+    _check(path, own, _CLIP_FIELDS, sizes)
+    people: list[dict[str, np.ndarray]] = [{} for _ in range(min(int(own["num_persons"]), len(members)))]
+    for name, value in members.items():
+        match = _PERSON_KEY.fullmatch(name)
+        if match and int(match[1]) < len(people):
+            people[int(match[1])][match[2]] = value
+        elif "/" in name:
+            raise InputError(f"{path}: unknown array '{name}'")
+    for index, person in enumerate(people):
+        shared = {name: size for name, size in sizes.items() if name.isupper()}
+        _check(path, person, _PERSON_FIELDS, shared, f"person_{index:03d}/")
+        sizes.update({name: size for name, size in shared.items() if name.isupper()})
+        if not _indices_fit(person["frames"], sizes["N"]) or (np.diff(person["frames"].astype(int)) <= 0).any():
+            raise InputError(f"{path}: person_{index:03d}/frames are not rising indices of the {sizes['N']} frames")
+    if people and not _indices_fit(own["faces"], sizes["V"]):
+        raise InputError(f"{path}: 'faces' point outside the {sizes['V']} vertices")
+    if not _indices_fit(own["parents"] + 1, sizes["J"] + 1):
+        raise InputError(f"{path}: 'parents' point outside the {sizes['J']} joints")
+    return _clip(own, people)
+
+
+def _person_arrays(person: Person) -> Iterator[tuple[str, np.ndarray]]:
+    yield "track_id", np.array(person.track_id)
+    yield "frames", np.asarray(person.frames, dtype=np.int64)
+    for field in fields(Person):
+        value = getattr(person, field.name)
+        if field.name not in ("track_id", "frames") and value is not None:
+            yield field.name, np.asarray(value, dtype=np.float32)
+    rotations = np.concatenate([person.global_orient, person.body_pose], axis=1)
+    axis_angle = rotmat_to_axis_angle(torch.from_numpy(rotations).double()).numpy()
+    yield "poses", axis_angle.reshape(len(rotations), -1).astype(np.float32)
+    yield "trans", np.asarray(person.transl, dtype=np.float32)
+
+
+def _check(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    known: dict[str, tuple[str, tuple[str | int, ...]]],
+    sizes: dict[str, int],
+    prefix: str = "",
+) -> None:
+    for name in known.keys() - arrays.keys() - _OPTIONAL:
+        raise InputError(f"{path}: array '{prefix}{name}' is missing")
+    for name, value in arrays.items():
+        if name not in known:
+            raise InputError(f"{path}: unknown array '{prefix}{name}'")
+        kinds, shape = known[name]
+        wanted = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in shape)
+        fits = len(wanted) == value.ndim and all(
+            isinstance(size, str) or size == length for size, length in zip(wanted, value.shape, strict=False)
+        )
+        if not fits or value.dtype.kind not in kinds:
+            raise InputError(f"{path}: '{prefix}{name}' is {value.dtype} {value.shape}, expected {wanted}")
+        sizes.update({size: length for size, length in zip(shape, value.shape, strict=True) if isinstance(size, str)})
+        if value.dtype.kind == "f" and name not in _MAY_BE_NAN and not np.isfinite(value).all():
+            raise InputError(f"{path}: '{prefix}{name}' holds numbers that are not finite")
+
+
+def _indices_fit(indices: np.ndarray, limit: int) -> bool:
+    return indices.size == 0 or (int(indices.min()) >= 0 and int(indices.max()) < limit)
+
+
+def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Clip:
+    persons = []
+    for arrays in people:
+        values = {field.name: arrays.get(field.name) for field in fields(Person)}
+        persons.append(Person(**values | {"track_id": int(arrays["track_id"])}))
+    seconds = own["timing_seconds"].tolist()
+    return Clip(
+        persons=tuple(persons),
+        faces=own["faces"],
+        parents=own["parents"],
+        joint_names=tuple(own["joint_names"].tolist()),
+        intrinsics=own["intrinsics"],
+        image_size=(int(own["image_size"][0]), int(own["image_size"][1])),
+        fps=None if np.isnan(own["fps"]) else float(own["fps"]),
+        source=str(own["source"]),
+        body=str(own["body"]),
+        model=str(own["model"]),
+        lbs_weights=own.get("lbs_weights"),
+        timings=dict(zip(own["timing_names"].tolist(), seconds, strict=True)),
+    )
