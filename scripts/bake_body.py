@@ -66,22 +66,20 @@ def project(samples: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np
     return np.linalg.lstsq(basis, (samples - mean).reshape(len(samples), -1).T, rcond=None)[0].T
 
 
-def fit_joint_regressor(
-    vertices: np.ndarray, joints: np.ndarray, radius: tuple[float, float] = (0.12, 0.25)
-) -> sparse.csr_matrix:
-    """Sparse non-negative (J, V) regressor, rows summing to 1, fitted to people (n, V, 3), (n, J, 3)."""
+def fit_joint_regressor(vertices: np.ndarray, joints: np.ndarray, radius: float) -> sparse.csr_matrix:
+    """Sparse non-negative (J, V) regressor, rows summing to 1, fitted to people (n, V, 3), (n, J, 3).
+
+    A row may use vertices within ``radius`` metres of the joint; a tight ring is too narrow for the spine.
+    """
     mean, rows = vertices.mean(axis=0), []
+    sum_weight = 10.0 * len(vertices)
     for j in range(joints.shape[1]):
-        distance = np.linalg.norm(mean - joints[:, j].mean(axis=0), axis=1)
-        reach = np.clip(np.sort(distance)[200], *radius) if radius[0] < radius[1] else radius[0]
-        near = np.flatnonzero(distance < max(reach, distance.min() * 1.5))
-        if len(near) > 2500:
-            near = near[np.linspace(0, len(near) - 1, 2500).astype(int)]
-        a = vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near))
-        strong = 10.0 * len(vertices)
+        near = np.flatnonzero(np.linalg.norm(mean - joints[:, j].mean(axis=0), axis=1) < radius)
+        near = near[:: len(near) // 2000 + 1]
+        table = vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near))
         solution = nnls(
-            np.concatenate([a, np.full((1, len(near)), strong)]),
-            np.concatenate([joints[:, j].ravel(), [strong]]),
+            np.concatenate([table, np.full((1, len(near)), sum_weight)]),
+            np.concatenate([joints[:, j].ravel(), [sum_weight]]),
             maxiter=30 * len(near),
         )[0]
         row = np.zeros(vertices.shape[1])
@@ -131,8 +129,13 @@ def compact_uv(uv: np.ndarray, faces_uv: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def shape_model(
-    train: np.ndarray, joints: np.ndarray, test: np.ndarray, test_joints: np.ndarray, faces: np.ndarray
-) -> tuple[dict[str, np.ndarray], sparse.csr_matrix]:
+    train: np.ndarray,
+    joints: np.ndarray,
+    test: np.ndarray,
+    test_joints: np.ndarray,
+    faces: np.ndarray,
+    radius: float,
+) -> dict[str, np.ndarray]:
     """Template, components, exact joints and sparse regressor of one mesh, with the held-out report."""
     weight = vertex_areas(train.mean(axis=0), faces)
     mean, components = principal_components(train, COMPONENTS)
@@ -145,12 +148,12 @@ def shape_model(
         report(f"  vertices, {count} components", np.linalg.norm(rebuilt - test, axis=-1), weight)
     exact = joint_mean + np.einsum("nk,jik->nji", unseen, joint_dirs)
     report("  joints, exact form", np.linalg.norm(exact - test_joints, axis=-1))
-    regressor = fit_joint_regressor(train[:: max(1, len(train) // 160)], joints[:: max(1, len(train) // 160)])
+    regressor = fit_joint_regressor(train[::3], joints[::3], radius)
     regressed = np.stack([regressor @ v for v in test])
     error = np.linalg.norm(regressed - test_joints, axis=-1)
     report("  joints, sparse regressor", error)
     print("   per joint", (error.mean(axis=0) * 1000).round(1).tolist(), "non-zeros", np.diff(regressor.indptr))
-    tensors = {
+    return {
         "v_template": mean.astype(np.float32),
         "shapedirs": shapedirs,
         "faces": faces.astype(np.uint16),
@@ -158,7 +161,6 @@ def shape_model(
         "J_shapedirs": joint_dirs.astype(np.float32),
         **triplets("J_regressor", regressor),
     }
-    return tensors, regressor
 
 
 def lbs(tensors: dict[str, np.ndarray], betas: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -208,7 +210,7 @@ def bake_body(rig: _anny.Rig, train: tuple, test: tuple) -> tuple[dict[str, np.n
     faces = np.searchsorted(visible, rig.faces)
     print(f"body: {len(visible)} vertices, {len(faces)} triangles")
     joints, test_joints = (_anny.joint_positions(rig, heads) for _, heads in (train, test))
-    tensors, _ = shape_model(train[0][:, visible], joints, test[0][:, visible], test_joints, faces)
+    tensors = shape_model(train[0][:, visible], joints, test[0][:, visible], test_joints, faces, radius=0.25)
     weights = _anny.group_weights(rig.weights[visible], _anny.bone_groups(rig), 24)
     index, value = _anny.top_influences(weights)
     tensors |= {
@@ -239,7 +241,7 @@ def bake_hand(rig: _anny.Rig, train: tuple, test: tuple) -> tuple[dict[str, np.n
     for vertices, bones in (train, test):
         origin = bones[:, wrist : wrist + 1]
         sets += [vertices[:, visible] - origin, bones[:, heads] - origin]
-    tensors, _ = shape_model(*sets, faces)
+    tensors = shape_model(*sets, faces, radius=0.06)
     weights = _anny.group_weights(rig.weights[visible], groups, 16)
     index, value = _anny.top_influences(weights)
     template, joints = tensors["v_template"], tensors["J_template"]
