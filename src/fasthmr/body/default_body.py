@@ -107,5 +107,5 @@ def _load_asset(filename: str, num_betas: int) -> BodyModel:
     if not resource.is_file():
         raise UnsafeFileError(f"assets/{filename} is missing from the package; reinstall fasthmr")
     with as_file(resource) as path, safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
         return body_from_baked(tensors, metadata=file.metadata(), num_betas=num_betas)

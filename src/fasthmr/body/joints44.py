@@ -22,7 +22,7 @@ _MID_HIP, _RIGHT_HIP, _LEFT_HIP = (
 def with_picked_vertices(
     mesh: BodyMesh, vertex_ids: Sequence[int] = SMPL_PICKED_VERTICES
 ) -> Float[Tensor, "*batch points 3"]:
-    """Kinematic joints followed by single vertices that stand for points without a joint (nose, toes, tips)."""
+    """Kinematic joints followed by single vertices that stand for points without a joint (nose, toes)."""
     return torch.cat([mesh.joints, mesh.vertices[..., list(vertex_ids), :]], dim=-2)
 
 

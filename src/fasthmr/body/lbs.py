@@ -7,6 +7,7 @@ Bodies (SMPL, SMPL-H, SMPL-X, the free default body) and hands (MANO, the free h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -40,7 +41,7 @@ class BodyModel(nn.Module):
         faces: Triangles, counter-clockwise seen from outside.
         parents: Parent of each joint, -1 for joint 0.
         lbs_weights: Skinning weights, rows sum to one (see `dense_lbs_weights` for the sparse form).
-        posedirs: Corrective offsets, row-major per joint as in published checkpoints; None for no correctives.
+        posedirs: Corrective offsets, row-major per joint as in published checkpoints; None for none.
         J_regressor: Joints from rest vertices. Needed unless the exact form below is given.
         J_template: Joints of the mean rest shape.
         J_shapedirs: Joint offset of each shape coefficient.
@@ -117,7 +118,7 @@ class BodyModel(nn.Module):
         order = [joint for level in levels for joint in level]
         rank = sorted(range(num_joints), key=order.__getitem__)
         parent_in_level = [0] + [
-            above.index(parents[joint]) for above, level in zip(levels, levels[1:]) for joint in level
+            above.index(parents[joint]) for above, level in pairwise(levels) for joint in level
         ]
         buffers = {
             "v_template": v_template,

@@ -1,0 +1,299 @@
+"""Read arrays out of SMPL-family pickles without running anything that the file names.
+
+Unpickling normally calls whatever a file asks for. Here every global of a closed table becomes an inert
+record that keeps its arguments and state, and every other global is refused. Arrays are built afterwards
+from those records with explicit checks, so neither chumpy, scipy nor numpy's own unpickling code runs.
+The opcodes alone can still ask for memory or time without end, so a stranger's file belongs in the limited
+process of `fasthmr.io.body_reader`. This module imports numpy and no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fasthmr.errors import UnsafeFileError
+
+_MAX_SELECT_DEPTH = 4
+_MAX_DENSE_ELEMENTS = 2**26  # a sparse matrix may claim any shape; SMPL-X needs 55 * 10475
+_DTYPE_CODES = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"b1", "f2", "f4", "f8"}
+_OLD_DTYPE_CODES = {"?": "b1", "d": "f8", "f": "f4", "l": "i8", "L": "u8", "q": "i8", "i": "i4", "I": "u4"}
+
+
+class _Record:
+    """What a call, instance or type of the file becomes: its arguments and its state, nothing else."""
+
+    __slots__ = ("args", "state")
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> Any:
+        self = object.__new__(cls)
+        self.args = args
+        self.state = None
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Array(_Record):
+    """`numpy.core.multiarray._reconstruct(ndarray, (0,), b"b")`, filled by its state."""
+
+
+class _Buffer(_Record):
+    """`numpy.core.numeric._frombuffer(bytes, dtype, shape, order)` of pickle protocol 5."""
+
+
+class _Scalar(_Record):
+    """`numpy.core.multiarray.scalar(dtype, bytes)`."""
+
+
+class _Dtype(_Record):
+    """`numpy.dtype(code, align, copy)`; its state holds the byte order."""
+
+
+class _Ch(_Record):
+    """`chumpy.ch.Ch`: a differentiable array; its value is `x`."""
+
+
+class _Select(_Record):
+    """`chumpy.reordering.Select`: entries `idxs` of the flattened `a`, as `preferred_shape`."""
+
+
+class _Csc(_Record):
+    """`scipy.sparse.csc_matrix`: compressed sparse columns."""
+
+
+class _Token(_Record):
+    """A name that may be mentioned but has no value of use (`ndarray`, `object`, `set`, `OrderedDict`)."""
+
+
+class _Reconstructor(_Record):
+    """`copy_reg._reconstructor(type, object, None)` of protocols 0 and 1: an empty instance of a record."""
+
+    def __new__(cls, *args: Any) -> Any:
+        if not args or not isinstance(args[0], type) or not issubclass(args[0], (_Ch, _Select, _Csc)):
+            raise pickle.UnpicklingError("an instance of an unexpected type")
+        return args[0]()
+
+
+class _Encode(_Record):
+    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes with protocols 0 to 2."""
+
+    def __new__(cls, *args: Any) -> Any:
+        if len(args) != 2 or not isinstance(args[0], str) or args[1] not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError("an unexpected text encoding")
+        return args[0].encode("latin-1")
+
+
+_GLOBALS: dict[tuple[str, str], type[_Record]] = {
+    ("_codecs", "encode"): _Encode,
+    ("collections", "OrderedDict"): _Token,
+    ("chumpy.ch", "Ch"): _Ch,
+    ("chumpy.reordering", "Select"): _Select,
+    ("scipy.sparse.csc", "csc_matrix"): _Csc,
+    ("scipy.sparse._csc", "csc_matrix"): _Csc,
+    ("numpy", "ndarray"): _Token,
+    ("numpy", "dtype"): _Dtype,
+    **{(module, name): _Token for module in ("__builtin__", "builtins") for name in ("set", "object")},
+    **{(module, "_reconstructor"): _Reconstructor for module in ("copy_reg", "copyreg")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _Buffer for core in ("core", "_core")},
+}
+
+
+class _Refused(pickle.UnpicklingError):
+    """The file names something outside the table."""
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> type[_Record]:
+        try:
+            return _GLOBALS[module_name, global_name]
+        except (KeyError, TypeError):
+            raise _Refused(printable(f"{module_name}.{global_name}")) from None
+
+
+def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of a pickled dictionary, or of a single pickled array under the key `array`.
+
+    Args:
+        wanted: Keys to read; None for all. Other keys are left out, whatever they hold.
+
+    Raises:
+        UnsafeFileError: The file names a global outside the table, is damaged, or holds something else
+            than numeric arrays under a wanted key.
+    """
+    with path.open("rb") as file:
+        try:
+            # Python 2 names stay as they are (the table has them); its byte strings become latin-1 text.
+            content = _RestrictedUnpickler(file, fix_imports=False, encoding="latin1").load()
+        except _Refused as error:
+            raise UnsafeFileError(
+                f"{path}: refused, it asks for {error}, which no body file needs; nothing was run. "
+                "Get the file from its publisher."
+            ) from None
+        except MemoryError:
+            raise UnsafeFileError(f"{path}: asks for more memory than a body file needs") from None
+        except Exception as error:  # noqa: BLE001 - a malformed pickle raises anything: Unicode, index, ...
+            raise UnsafeFileError(
+                f"{path}: not a readable pickle ({type(error).__name__}: {printable(error)}); "
+                "download the file again"
+            ) from None
+    if isinstance(content, _Record):
+        return {"array": _checked_array(content, "array", path)}
+    if type(content) is not dict:
+        raise UnsafeFileError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary of arrays or one array"
+        )
+    return {
+        key: _checked_array(value, key, path)
+        for key, value in content.items()
+        if isinstance(key, str) and (wanted is None or key in wanted)
+    }
+
+
+def printable(text: object, limit: int = 80) -> str:
+    """Text of a stranger made fit for a terminal: ASCII, one line, cut to `limit` characters."""
+    return str(text)[:limit].encode("ascii", "backslashreplace").decode().translate(_CONTROL_ESCAPES)
+
+
+_CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+def _checked_array(value: Any, key: str, path: Path) -> np.ndarray:
+    try:
+        return _evaluate(value)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise UnsafeFileError(
+            f"{path}: '{printable(key)}' cannot be used: {printable(error, 160)}; download the file again"
+        ) from None
+
+
+def _evaluate(value: Any, depth: int = 0) -> np.ndarray:
+    """The array that a record stands for.
+
+    Raises:
+        ValueError: It stands for none, or its parts disagree.
+    """
+    if depth > _MAX_SELECT_DEPTH:
+        raise ValueError(f"selections nested more than {_MAX_SELECT_DEPTH} deep")
+    if isinstance(value, _Array):
+        _, shape, dtype, fortran, raw = _items(value.state, 5, "array state")
+        return _from_bytes(raw, dtype, shape, "F" if fortran is True or fortran == 1 else "C")
+    if isinstance(value, _Buffer):
+        raw, dtype, shape, order = _items(value.args, 4, "array")
+        return _from_bytes(raw, dtype, shape, "F" if order == "F" else "C")
+    if isinstance(value, _Scalar):
+        dtype, raw = _items(value.args, 2, "scalar")
+        return _from_bytes(raw, dtype, (), "C")
+    if isinstance(value, _Ch):
+        return _evaluate(_field(value, "x"), depth + 1)
+    if isinstance(value, _Select):
+        return _selected(value, depth)
+    if isinstance(value, _Csc):
+        return _dense(value)
+    raise ValueError(f"it is a {type(value).__name__.lstrip('_')}, not an array of numbers")
+
+
+def _items(value: Any, count: int, what: str) -> tuple[Any, ...]:
+    if type(value) is not tuple or len(value) != count:
+        raise ValueError(f"{what} without its {count} parts")
+    return value
+
+
+def _field(record: _Record, *names: str) -> Any:
+    """State under the first of `names` that is present."""
+    state = record.state if type(record.state) is dict else {}
+    for name in names:
+        if name in state:
+            return state[name]
+    raise ValueError(f"a {type(record).__name__.lstrip('_')} record without '{names[0]}'")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if type(value) not in (tuple, list) or len(value) > 8:
+        raise ValueError("a shape that is no short tuple")
+    if any(type(size) is not int or size < 0 for size in value):
+        raise ValueError("a shape with something else than natural numbers")
+    return tuple(value)
+
+
+def _numpy_dtype(value: Any) -> np.dtype:
+    """A plain number type; structured, object and text types are refused."""
+    code = value.args[0] if isinstance(value, _Dtype) and value.args else None
+    code = _OLD_DTYPE_CODES.get(code, code) if type(code) is str else None
+    order = "="
+    if code is not None and code[:1] in ("<", ">", "|", "="):
+        order, code = code[0], code[1:]
+    if code not in _DTYPE_CODES:
+        raise ValueError(f"numbers of type {printable(code, 20)}")
+    if value.state is not None:
+        if (
+            type(value.state) is not tuple
+            or len(value.state) < 5
+            or any(part is not None for part in value.state[2:5])
+        ):
+            raise ValueError("numbers with named or nested fields")
+        order = value.state[1]
+    if order not in ("<", ">", "|", "="):
+        raise ValueError("numbers of unknown byte order")
+    return np.dtype(code).newbyteorder(order)
+
+
+def _from_bytes(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    """An array from its bytes, in the byte order of this machine."""
+    number, sizes = _numpy_dtype(dtype), _shape(shape)
+    data = raw.encode("latin-1") if type(raw) is str else raw
+    if type(data) not in (bytes, bytearray):
+        raise ValueError("an array without its bytes")
+    declared = math.prod(sizes) * number.itemsize
+    if declared != len(data):
+        raise ValueError(f"shape {sizes} needs {declared} bytes, the file has {len(data)}")
+    array = np.frombuffer(data, dtype=number).reshape(sizes, order="F" if order == "F" else "C")
+    return array.astype(number.newbyteorder("="), order="C")
+
+
+def _selected(record: _Select, depth: int) -> np.ndarray:
+    source = _evaluate(_field(record, "a"), depth + 1).ravel()
+    chosen = _evaluate(_field(record, "idxs"), depth + 1)
+    if chosen.dtype.kind not in "iu" or (chosen.size and not 0 <= chosen.min() <= chosen.max() < source.size):
+        raise ValueError(f"a selection outside its source of {source.size} entries")
+    result = source[chosen.ravel()]
+    preferred = record.state.get("preferred_shape")
+    if preferred is None:
+        return result
+    if isinstance(preferred, _Record):
+        preferred = _evaluate(preferred, depth + 1).tolist()
+    sizes = _shape(preferred)
+    if math.prod(sizes) != result.size:
+        raise ValueError(f"a selection of {result.size} entries for shape {sizes}")
+    return result.reshape(sizes)
+
+
+def _dense(record: _Csc) -> np.ndarray:
+    """Compressed sparse columns as a dense matrix; entries given twice add up."""
+    rows, columns = _items(_shape(_field(record, "_shape", "shape")), 2, "sparse shape")
+    data, indices, indptr = (_evaluate(_field(record, name)) for name in ("data", "indices", "indptr"))
+    if rows * columns > _MAX_DENSE_ELEMENTS:
+        raise ValueError(f"a sparse matrix of {rows} x {columns}")
+    if data.ndim != 1 or indices.shape != data.shape or indptr.shape != (columns + 1,):
+        raise ValueError("a sparse matrix whose parts disagree")
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+        raise ValueError("a sparse matrix without whole-number indices")
+    indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)
+    counts = np.diff(indptr)
+    if indptr[0] != 0 or indptr[-1] != data.size or (counts < 0).any():
+        raise ValueError("a sparse matrix with wrong column starts")
+    if indices.size and not 0 <= indices.min() <= indices.max() < rows:
+        raise ValueError("a sparse matrix with row indices out of range")
+    dense = np.zeros((rows, columns), dtype=data.dtype)
+    np.add.at(dense, (indices, np.repeat(np.arange(columns), counts)), data)
+    return dense
