@@ -18,20 +18,42 @@ from torch import Tensor
 from fasthmr.body.lbs import BodyModel, dense_lbs_weights
 from fasthmr.errors import UnsafeFileError
 
-_SURFACE_KEYS = ("uv", "faces_uv", "base_vertex_index")
+_BODY_KEYS = frozenset(
+    (
+        *(
+            "v_template",
+            "shapedirs",
+            "faces",
+            "parents",
+            "lbs_index",
+            "lbs_weight",
+            "J_template",
+            "J_shapedirs",
+        ),
+        *(
+            f"{regressor}_{part}"
+            for regressor in ("J_regressor", "keypoint")
+            for part in ("row", "col", "val")
+        ),
+    )
+)
 
 
 def load_default_body(num_betas: int = 10) -> BodyModel:
     """The free 24-joint body in float32, with COCO-17, toe and heel keypoints.
 
-    Its `extras` hold texture coordinates (`uv`, `faces_uv`) and `base_vertex_index`, the place of every
-    vertex in the MakeHuman base mesh, to which clothes bind.
+    Its `extras` hold texture coordinates (`uv`, `faces_uv`), the joint that moves every
+    vertex most (`part`) and `base_vertex_index`, its place in the MakeHuman base mesh, to which clothes bind.
     """
     return _load_asset("body.safetensors", num_betas)
 
 
 def load_default_hand(side: Literal["left", "right"] = "right", num_betas: int = 10) -> BodyModel:
-    """The free 16-joint hand in float32; the left hand is the mirror image of the right."""
+    """The free 16-joint hand in float32; the left hand is the mirror image of the right.
+
+    Its `extras` hold `fingertip_index`, the vertex at the tip of each finger in the order index, middle,
+    pinky, ring, thumb.
+    """
     right = _load_asset("hand.safetensors", num_betas)
     return right if side == "right" else mirrored(right)
 
@@ -83,16 +105,16 @@ def body_from_baked(
     weights = dense_lbs_weights(tensors["lbs_index"].long(), tensors["lbs_weight"].float(), len(parents))
     return BodyModel(
         v_template=v_template,
-        shapedirs=tensors["shapedirs"].float()[..., :num_betas],
+        shapedirs=tensors["shapedirs"].float()[..., :num_betas].contiguous(),
         faces=_widened(tensors["faces"]),
         parents=parents,
         lbs_weights=weights,
         J_regressor=regressor("J_regressor", len(parents)),
         J_template=tensors["J_template"].float(),
-        J_shapedirs=tensors["J_shapedirs"].float()[..., :num_betas],
+        J_shapedirs=tensors["J_shapedirs"].float()[..., :num_betas].contiguous(),
         keypoint_regressor=regressor("keypoint", len(keypoint_names)),
         keypoint_names=keypoint_names,
-        extras={key: _widened(tensors[key]) for key in _SURFACE_KEYS if key in tensors},
+        extras={key: _widened(tensors[key]) for key in sorted(tensors.keys() - _BODY_KEYS)},
         name=metadata.get("name", "custom"),
     )
 

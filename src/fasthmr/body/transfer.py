@@ -9,9 +9,11 @@ from torch import Tensor
 from fasthmr.body.lbs import BodyModel
 from fasthmr.types import BodyParams
 
+SHARED_JOINTS = 22
+"""Joints of SMPL without hands; SMPL-H and SMPL-X begin with the same."""
+
 _HIPS = (1, 2)
 _LIMBS = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21)
-_SHARED_JOINTS = 22  # SMPL without hands; SMPL-H and SMPL-X begin with the same joints
 _PRIOR = 2.5e-4  # square metres per squared deviation: 1.6 cm of joint error weigh as much as one
 
 
@@ -26,14 +28,16 @@ def transfer_params(params: BodyParams, source: BodyModel, target: BodyModel) ->
     Raises:
         ValueError: The target is no body of the SMPL family (a hand, for example).
     """
-    if target.num_joints < _SHARED_JOINTS:
-        raise ValueError(f"body '{target.name}' has {target.num_joints} joints, at least {_SHARED_JOINTS} are needed")
+    if target.num_joints < SHARED_JOINTS:
+        raise ValueError(
+            f"body '{target.name}' has {target.num_joints} joints, at least {SHARED_JOINTS} are needed"
+        )
     if target.num_joints == source.num_joints:
         body_pose = params.body_pose
     else:
-        shared = params.body_pose[..., : _SHARED_JOINTS - 1, :, :]
+        shared = params.body_pose[..., : SHARED_JOINTS - 1, :, :]
         rest = torch.eye(3, dtype=shared.dtype, device=shared.device)
-        rest = rest.expand(*shared.shape[:-3], target.num_joints - _SHARED_JOINTS, 3, 3)
+        rest = rest.expand(*shared.shape[:-3], target.num_joints - SHARED_JOINTS, 3, 3)
         body_pose = torch.cat([shared, rest], dim=-3)
     betas = _fit_betas(source, target, params.betas)
     moved = _hips(source, params.betas, params.global_orient) - _hips(target, betas, params.global_orient)
@@ -41,7 +45,9 @@ def transfer_params(params: BodyParams, source: BodyModel, target: BodyModel) ->
     return BodyParams(global_orient=params.global_orient, body_pose=body_pose, betas=betas, transl=transl)
 
 
-def _rest_joints(body: BodyModel, betas: Float[Tensor, "*batch num_betas"]) -> Float[Tensor, "*batch joints 3"]:
+def _rest_joints(
+    body: BodyModel, betas: Float[Tensor, "*batch num_betas"]
+) -> Float[Tensor, "*batch joints 3"]:
     return body.J_template + torch.einsum("jcb,...b->...jc", body.J_shapedirs[..., : betas.shape[-1]], betas)
 
 

@@ -153,11 +153,9 @@ def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[st
         raise UnsafeFileError(
             f"{path}: holds a {type(content).__name__}, expected a dictionary of arrays or one array"
         )
-    return {
-        key: _checked_array(value, key, path)
-        for key, value in content.items()
-        if isinstance(key, str) and (wanted is None or key in wanted)
-    }
+    keys = [key for key in content if isinstance(key, str) and (wanted is None or key in wanted)]
+    content = {key: content[key] for key in keys}
+    return {key: _checked_array(content.pop(key), key, path) for key in keys}  # frees the raw text one by one
 
 
 def printable(text: object, limit: int = 80) -> str:
