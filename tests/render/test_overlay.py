@@ -47,7 +47,7 @@ def test_input_is_not_changed(picture: np.ndarray) -> None:
 def test_nearer_person_hides_the_other_whatever_the_order(picture: np.ndarray) -> None:
     red, green = (0.8, 0.05, 0.05), (0.05, 0.8, 0.05)
     near, far = _quad(0, 0, 1, 0.05, red), _quad(0, 0, 2, 0.3, green)
-    one, two = overlay(picture, [near, far], K, alpha=1.0), overlay(picture, [far, near], K, alpha=1)
+    one, two = overlay(picture, [near, far], K, alpha=1.0), overlay(picture, [far, near], K, alpha=1.0)
     np.testing.assert_array_equal(one, two)
     assert one[23, 31, 0] > one[23, 31, 1]
     assert one[12, 31, 1] > one[12, 31, 0]
@@ -56,7 +56,10 @@ def test_nearer_person_hides_the_other_whatever_the_order(picture: np.ndarray) -
 def test_opacity_mixes_with_the_picture() -> None:
     black, white = np.zeros((48, 64, 3), np.uint8), np.full((48, 64, 3), 255, np.uint8)
     mesh = _quad(0, 0, 1, 0.1)
-    difference = overlay(white, [mesh], K, alpha=0.6)[23, 31].astype(int) - overlay(black, [mesh], K, alpha=0.6)[23, 31]
+    difference = (
+        overlay(white, [mesh], K, alpha=0.6)[23, 31].astype(int)
+        - overlay(black, [mesh], K, alpha=0.6)[23, 31]
+    )
     np.testing.assert_allclose(difference, 0.4 * 255, atol=1)
 
 

@@ -19,7 +19,9 @@ def _rays(size: tuple[int, int], K: torch.Tensor) -> torch.Tensor:
     return pixels @ torch.linalg.inv(K.double()).T
 
 
-def _reference(vertices: torch.Tensor, faces: torch.Tensor, near: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _reference(
+    vertices: torch.Tensor, faces: torch.Tensor, near: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every ray against every triangle (Möller and Trumbore): depth, face, least barycentric of any face."""
     rays = _rays(SIZE, K).reshape(-1, 3)
     a, b, c = vertices.double()[faces].unbind(1)

@@ -17,9 +17,9 @@ import torch
 
 from fasthmr.errors import UsageError
 from fasthmr.geometry.meshes import vertex_normals
+from fasthmr.geometry.palette import person_color
 from fasthmr.io.atomic import write_bytes
 from fasthmr.io.clip_schema import UNITS, VIEWER_AXES, to_viewer_axes
-from fasthmr.geometry.palette import person_color
 from fasthmr.results import Clip, Person
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
@@ -34,8 +34,8 @@ def write_glb(clip: Clip, path: Path) -> Path:
     """
     if clip.num_frames > 1:
         raise UsageError(
-            f"{path}: the clip has {clip.num_frames} frames and .glb holds one; save it as .npz, .json or .obj "
-            "(one file per frame)"
+            f"{path}: the clip has {clip.num_frames} frames and .glb holds one; "
+            "save it as .npz, .json or .obj (one file per frame)"
         )
     scene = _Scene(clip)
     for index, person in enumerate(clip.persons):
@@ -139,9 +139,10 @@ class _Scene:
             {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data), "target": target}
         )
         self.binary += data + bytes(-len(data) % 4)
+        kind = _FLOAT if array.dtype.kind == "f" else _UINT16 if array.itemsize == 2 else _UINT32
         accessor: dict[str, Any] = {
             "bufferView": len(self.views) - 1,
-            "componentType": {"f": _FLOAT, "u": _UINT16 if array.itemsize == 2 else _UINT32}[array.dtype.kind],
+            "componentType": kind,
             "count": len(array),
             "type": "SCALAR" if array.ndim == 1 else "VEC3",
         }

@@ -22,7 +22,10 @@ _SAVE_OPTIONS = {
     ".jpeg": ("JPEG", {"quality": 92}),
 }
 # What Pillow raises on damaged data, beside OSError.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, IndexError, KeyError, TypeError)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError),
+    *(struct.error, IndexError, KeyError, TypeError),
+)
 
 
 def read_image(path: str | Path, max_pixels: int = 100_000_000) -> UInt8[np.ndarray, "height width 3"]:
@@ -52,13 +55,14 @@ def read_image(path: str | Path, max_pixels: int = 100_000_000) -> UInt8[np.ndar
         except Image.DecompressionBombError as error:
             raise InputError(f"{path}: the picture is too large ({error}); scale it down first") from error
         except UnidentifiedImageError as error:
-            raise InputError(
-                f"{path}: not a JPEG, PNG, WebP, BMP or TIFF picture, or its header is damaged; convert it first"
-            ) from error
+            wanted = "a JPEG, PNG, WebP, BMP or TIFF picture"
+            raise InputError(f"{path}: not {wanted}, or its start is damaged; convert it first") from error
         except MemoryError as error:
             raise InputError(f"{path}: too little memory for this picture; scale it down first") from error
         except _DAMAGED as error:
-            raise InputError(f"{path}: the picture is truncated or damaged ({error}); save it anew") from error
+            raise InputError(
+                f"{path}: the picture is truncated or damaged ({error}); copy it anew"
+            ) from error
 
 
 def write_image(path: str | Path, rgb: UInt8[np.ndarray, "height width 3"]) -> Path:
@@ -70,7 +74,9 @@ def write_image(path: str | Path, rgb: UInt8[np.ndarray, "height width 3"]) -> P
     """
     path = Path(path)
     if path.suffix.lower() not in _SAVE_OPTIONS:
-        raise UsageError(f"{path}: pictures are written as .png or .jpg, not {path.suffix or 'without a suffix'}")
+        raise UsageError(
+            f"{path}: pictures are written as .png or .jpg, not {path.suffix or 'without a suffix'}"
+        )
     file_format, options = _SAVE_OPTIONS[path.suffix.lower()]
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, file_format, **options)

@@ -69,10 +69,9 @@ def _person(person: Person, clip: Clip) -> dict[str, Any]:
     }
 
 
-def _plain(values: np.ndarray) -> Any:
-    if np.isfinite(values).all():
-        return np.asarray(values, dtype=np.float64).round(_DECIMALS).tolist()
-    return _nulled(np.asarray(values, dtype=np.float64).round(_DECIMALS).tolist())
+def _plain(values: np.ndarray | np.floating) -> Any:
+    rounded = np.asarray(values, dtype=np.float64).round(_DECIMALS).tolist()
+    return rounded if np.isfinite(values).all() else _nulled(rounded)
 
 
 def _nulled(value: Any) -> Any:

@@ -7,18 +7,20 @@ row) and `trans`; the file carries `gender` and `mocap_framerate`.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fasthmr.errors import InputError
 from fasthmr.geometry.rotations import rotmat_to_axis_angle
+from fasthmr.io import safe_npz
 from fasthmr.io.atomic import atomic_path
 from fasthmr.io.clip_schema import CAMERA_AXES, SCHEMA, SCHEMA_VERSION, UNITS
-from fasthmr.io.npz_members import read_members
 from fasthmr.results import Clip, Person
 
 # Name: dtype kinds and shape. A letter stands for one length throughout a person, capitals throughout
@@ -91,8 +93,13 @@ def write_npz(clip: Clip, path: Path) -> Path:
         arrays["lbs_weights"] = np.asarray(clip.lbs_weights, dtype=np.float32)
     for index, person in enumerate(clip.persons):
         arrays.update({f"person_{index:03d}/{name}": value for name, value in _person_arrays(person)})
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, allow_pickle=False)
     return path
 
 
@@ -102,12 +109,14 @@ def read_npz(path: Path) -> Clip:
     Raises:
         InputError: the file is missing, damaged, unsafe or of another schema.
     """
-    members = read_members(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    members = safe_npz.read_npz(path, error=InputError)
     if str(members.get("schema")) != SCHEMA:
         raise InputError(f"{path}: not a result of fasthmr (no schema '{SCHEMA}')")
     version = members.get("schema_version", np.array(0))
     if version.shape != () or version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, this fasthmr reads {SCHEMA_VERSION}; update fasthmr")
+        raise InputError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update fasthmr")
     own = {name: value for name, value in members.items() if "/" not in name}
     sizes: dict[str, int] = {}
     _check(path, own, _CLIP_FIELDS, sizes)
@@ -122,8 +131,11 @@ def read_npz(path: Path) -> Clip:
         shared = {name: size for name, size in sizes.items() if name.isupper()}
         _check(path, person, _PERSON_FIELDS, shared, f"person_{index:03d}/")
         sizes.update({name: size for name, size in shared.items() if name.isupper()})
-        if not _indices_fit(person["frames"], sizes["N"]) or (np.diff(person["frames"].astype(int)) <= 0).any():
-            raise InputError(f"{path}: person_{index:03d}/frames are not rising indices of the {sizes['N']} frames")
+        rising = (np.diff(person["frames"].astype(np.int64)) > 0).all()
+        if not rising or not _indices_fit(person["frames"], sizes["N"]):
+            raise InputError(
+                f"{path}: 'person_{index:03d}/frames' are not rising indices of {sizes['N']} frames"
+            )
     if people and not _indices_fit(own["faces"], sizes["V"]):
         raise InputError(f"{path}: 'faces' point outside the {sizes['V']} vertices")
     if not _indices_fit(own["parents"] + 1, sizes["J"] + 1):
@@ -151,7 +163,7 @@ def _check(
     sizes: dict[str, int],
     prefix: str = "",
 ) -> None:
-    for name in known.keys() - arrays.keys() - _OPTIONAL:
+    for name in sorted(known.keys() - arrays.keys() - _OPTIONAL):
         raise InputError(f"{path}: array '{prefix}{name}' is missing")
     for name, value in arrays.items():
         if name not in known:
@@ -163,7 +175,8 @@ def _check(
         )
         if not fits or value.dtype.kind not in kinds:
             raise InputError(f"{path}: '{prefix}{name}' is {value.dtype} {value.shape}, expected {wanted}")
-        sizes.update({size: length for size, length in zip(shape, value.shape, strict=True) if isinstance(size, str)})
+        named = zip(shape, value.shape, strict=True)
+        sizes.update({size: length for size, length in named if isinstance(size, str)})
         if value.dtype.kind == "f" and name not in _MAY_BE_NAN and not np.isfinite(value).all():
             raise InputError(f"{path}: '{prefix}{name}' holds numbers that are not finite")
 
@@ -175,8 +188,9 @@ def _indices_fit(indices: np.ndarray, limit: int) -> bool:
 def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Clip:
     persons = []
     for arrays in people:
-        values = {field.name: arrays.get(field.name) for field in fields(Person)}
-        persons.append(Person(**values | {"track_id": int(arrays["track_id"])}))
+        values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(Person)}
+        values["track_id"] = int(arrays["track_id"])
+        persons.append(Person(**values))
     seconds = own["timing_seconds"].tolist()
     return Clip(
         persons=tuple(persons),

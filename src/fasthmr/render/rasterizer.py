@@ -118,7 +118,8 @@ def _face_setup(
     low = np.stack([np.fmin(np.fmin(u[0], u[1]), u[2]), np.fmin(np.fmin(v[0], v[1]), v[2])])
     high = np.stack([np.fmax(np.fmax(u[0], u[1]), u[2]), np.fmax(np.fmax(v[0], v[1]), v[2])])
     if crosses.any():
-        _extend_to_near_plane(low, high, np.flatnonzero(crosses), vertices.astype(np.float64)[faces[crosses]], K, near)
+        corners = vertices[faces[crosses]].astype(np.float64)
+        _extend_to_near_plane(low, high, np.flatnonzero(crosses), corners, K, near)
     limit = np.array([[width - 1], [height - 1]])
     with np.errstate(invalid="ignore"):
         first = np.ceil(np.clip(low, 0, limit + 1))
@@ -129,9 +130,13 @@ def _face_setup(
     x, y, z = x[corner], y[corner], z[corner]
     nxt, prv = [1, 2, 0], [2, 0, 1]
     # Edge planes. A shared edge has the same numbers with the sign changed in the neighbour, so that
-    # no pixel falls between two faces.
+    # no pixel falls between two faces; BLAS would round by position, hence plain products and sums.
     normal = np.stack(
-        [y[nxt] * z[prv] - z[nxt] * y[prv], z[nxt] * x[prv] - x[nxt] * z[prv], x[nxt] * y[prv] - y[nxt] * x[prv]],
+        [
+            y[nxt] * z[prv] - z[nxt] * y[prv],
+            z[nxt] * x[prv] - x[nxt] * z[prv],
+            x[nxt] * y[prv] - y[nxt] * x[prv],
+        ],
         axis=1,
     )
     det = x[0] * normal[0, 0] + y[0] * normal[0, 1] + z[0] * normal[0, 2]
@@ -140,7 +145,9 @@ def _face_setup(
     if cull:
         visible &= det < 0
     kept, normal, det = kept[visible], normal[..., visible], det[visible]
-    edges = np.linalg.inv(K).T @ (normal * np.sign(det))
+    normal *= np.sign(det)
+    to_x, to_y, to_z = np.linalg.inv(K)[..., None]
+    edges = normal[:, 0, None] * to_x + normal[:, 1, None] * to_y + normal[:, 2, None] * to_z
     corners = edges / np.abs(det)
 
     bounds = edges

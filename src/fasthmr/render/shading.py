@@ -53,4 +53,6 @@ def shade(
 
 def to_srgb(linear: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
     """Linear RGB 0..1 to sRGB 0..1 (IEC 61966-2-1)."""
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    return torch.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055
+    )
