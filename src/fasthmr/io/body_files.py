@@ -59,6 +59,7 @@ def load_body_file(
     Raises:
         InputError: There is no such file.
         UnsafeFileError: Unsafe, damaged, not finite, or not a body; names the file, the key and the remedy.
+        ResourceError: The reading process could not run (memory or disk is full).
     """
     path = Path(path)
     if _is_baked(path):
@@ -144,6 +145,8 @@ def _read_isolated(kind: Literal["body", "regressor"], path: Path) -> tuple[dict
             raise UnsafeFileError(
                 f"{path}: not read within {_WALL_SECONDS} s; no body file needs that long"
             ) from None
+        except OSError as error:
+            raise ResourceError(f"{path}: the reading process did not start ({error.strerror})") from None
         if process.returncode < 0:
             raise UnsafeFileError(
                 f"{path}: needs more memory or time than a body file may take (signal {-process.returncode})"
@@ -152,7 +155,7 @@ def _read_isolated(kind: Literal["body", "regressor"], path: Path) -> tuple[dict
             report = json.loads(process.stdout)
         except ValueError:
             last = process.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise ResourceError(f"{path}: the reading process did not start ({last[0][:200]})") from None
+            raise ResourceError(f"{path}: the reading process failed ({last[0][:200]})") from None
         if "error" in report:
             raise UnsafeFileError(report["error"])
         return load(result.read_bytes()), report["name"]
