@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FastHMRError(Exception):
     """Base of all errors that name their own remedy; shown as one line without `--debug`."""
@@ -48,3 +50,11 @@ class MissingExtra(UsageError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'fasthmr[{extra}]'")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """ " (did you mean ...?)" with the nearest known name, or nothing when none is near."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""

@@ -1,0 +1,327 @@
+"""The command `fasthmr`. Nothing heavy is imported before a subcommand runs, and help needs none of it."""
+
+from __future__ import annotations
+
+import importlib
+import json as json_module
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasthmr import __version__
+from fasthmr.errors import FastHMRError, PartialFailure, ResourceError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from fasthmr.runtime.batch import ItemReport
+
+_INTERRUPTED = 130
+_INTERNAL = 1
+
+# Modules with a dataclass `Config` and `main(config)`.
+_RECIPES = {"first_light": "fasthmr.training.first_light"}
+_REPORTS = {"first_light": "fasthmr.training.first_light_report"}
+
+
+def demo(out: Path = Path("fasthmr-demo"), debug: bool = False) -> None:
+    """Run on the pictures that come with the package and write overlays, meshes and data.
+
+    Args:
+        out: Folder for the results.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.demo import run_demo
+
+    folder = run_demo(out, _say)
+    _say(f"results are in {_printable(folder)}")
+
+
+def predict(
+    sources: tuple[str, ...],
+    /,
+    model: str = "default",
+    body: Path | None = None,
+    boxes: Path | None = None,
+    detector: str = "auto",
+    focal: float | None = None,
+    fov: float | None = None,
+    max_persons: int | None = None,
+    save: str = "overlay,glb,npz",
+    out: Path = Path("out"),
+    resume: bool = False,
+    batch_size: int = 16,
+    device: str = "auto",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Recover a body mesh for every person in pictures.
+
+    Args:
+        sources: Picture files, folders, globs, or .txt lists with one of these in a line.
+        model: Name of a preset; 'fasthmr models' lists them.
+        body: SMPL, SMPL-H or SMPL-X file to use instead of the free body.
+        boxes: JSON or CSV file with the boxes of people in each picture.
+        detector: 'auto', 'full' (one person fills the picture) or the path of an .onnx person detector.
+        focal: Focal length in pixels.
+        fov: Horizontal field of view in degrees, instead of --focal.
+        max_persons: Keep this many of the best detections in each picture.
+        save: What to write, separated by commas: overlay, glb, npz, obj, json.
+        out: Folder for the results.
+        resume: Skip pictures that a former run with the same settings finished.
+        batch_size: People that pass the model at once.
+        device: 'auto', 'cpu', 'cuda' or another torch device.
+        json: Write the outcome as JSON to the standard output.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.sources import find_pictures
+
+    found = find_pictures(sources)
+    if found.skipped_videos:
+        _say(f"{len(found.skipped_videos)} videos are left out; videos are not supported yet")
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fasthmr.runtime.batch import check_formats, predict_many
+    from fasthmr.runtime.pipeline import Pipeline
+    from fasthmr.runtime.timing import summarise
+
+    formats = check_formats([name.strip() for name in save.split(",") if name.strip()])
+    pipeline = Pipeline(
+        model,
+        body=body,
+        boxes=boxes,
+        detector=detector,
+        focal=focal,
+        fov_deg=fov,
+        max_persons=max_persons,
+        batch_size=batch_size,
+        device=device,
+    )
+    reports = []
+    total = len(found.pictures)
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("pictures", total=total)
+        for report in predict_many(pipeline, found.pictures, out, formats, resume):
+            reports.append(report)
+            progress.update(bar, completed=len(reports))
+            _say(f"[{len(reports)}/{total}] {_describe(report)}")
+            if debug and report.error is not None:
+                traceback.print_exception(report.error)
+    timings = summarise([report.timings for report in reports])
+    for stage, seconds in timings.items():
+        _say(f"{stage:>8} {1000 * seconds['median']:9.1f} ms median {seconds['total']:9.2f} s total")
+    failed = [report for report in reports if report.status == "failed"]
+    if json:
+        _write_json(
+            {"items": [_as_json(report) for report in reports], "timings": timings, "failed": len(failed)}
+        )
+    if failed and found.single and failed[0].error is not None:
+        raise failed[0].error
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(reports)} pictures failed; the others are in {out}")
+
+
+def convert(
+    result: Path,
+    /,
+    to: str,
+    out: Path | None = None,
+    debug: bool = False,
+) -> None:
+    """Write a result file (.npz) in other formats.
+
+    Args:
+        result: A result that 'fasthmr predict' wrote.
+        to: Formats to write, separated by commas: glb, obj, json, npz.
+        out: Folder for the files; beside the result if not given.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.convert import convert_result
+
+    for path in convert_result(result, to.split(","), out):
+        _say(f"wrote {_printable(path)}")
+
+
+def models(pattern: str = "*", /, json: bool = False, debug: bool = False) -> None:
+    """List the presets: parameters, size of the crop, and whether weights come with the package.
+
+    Args:
+        pattern: Only names that match, such as 'hmr2_*'.
+        json: Write the list as JSON.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.inventory import list_presets
+
+    rows = list_presets(pattern)
+    if json:
+        _write_json(rows)
+        return
+    for row in rows:
+        weights = "weights included" if row["weights"] else "no weights"
+        sys.stdout.write(f"{row['name']:24} {row['parameters'] / 1e6:8.2f} M parameters   {weights}\n")
+
+
+def doctor(json: bool = False, debug: bool = False) -> None:
+    """Show versions, back ends, data that comes with the package, and licences.
+
+    Args:
+        json: Write the findings as JSON.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.inventory import examine
+
+    findings = examine()
+    if json:
+        _write_json(findings)
+        return
+    for section, entries in findings.items():
+        sys.stdout.write(f"{section}\n")
+        for name, value in entries.items():
+            sys.stdout.write(f"  {name:28} {value}\n")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "predict": predict,
+    "convert": convert,
+    "models": models,
+    "doctor": doctor,
+}
+_GROUPS = {
+    "train": (_RECIPES, "Train a model by a recipe: {known}."),
+    "report": (_REPORTS, "Measure a model and write the report: {known}."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except SystemExit as stop:  # tyro has shown help or a usage error
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        _say("interrupted; finished results are kept")
+        return _INTERRUPTED
+    except FastHMRError as error:
+        return _fail(error, str(error), error.exit_code, arguments)
+    except MemoryError as error:
+        message = "memory is used up; use a smaller picture or batch size"
+        return _fail(error, message, ResourceError.exit_code, arguments)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:  # noqa: BLE001 - a defect of ours, still told in one line
+        message = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
+        return _fail(error, message, _INTERNAL, arguments)
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        if not arguments:
+            raise UsageError("no command given")
+        return
+    if arguments[0] == "--version":
+        sys.stdout.write(f"fasthmr {__version__}\n")
+        return
+    command, *rest = arguments
+    if command in _GROUPS:
+        _run_module(command, rest)
+    elif command in _COMMANDS:
+        import tyro
+
+        tyro.cli(
+            _COMMANDS[command], prog=f"fasthmr {command}", args=rest, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+    else:
+        known = (*_COMMANDS, *_GROUPS)
+        raise UsageError(f"unknown command '{command}'{did_you_mean(command, known)}; see 'fasthmr --help'")
+
+
+def _run_module(command: str, arguments: list[str]) -> None:
+    """Recipes and reports bring options of their own."""
+    table, description = _GROUPS[command]
+    known = ", ".join(table)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(
+            f"usage: fasthmr {command} NAME [OPTIONS]\n\n{description.format(known=known)}\n"
+            f"'fasthmr {command} NAME --help' shows the options.\n"
+        )
+        if not arguments:
+            raise UsageError(f"'fasthmr {command}' needs a name: {known}")
+        return
+    name, *rest = arguments
+    if name not in table:
+        raise UsageError(f"unknown {command} '{name}'{did_you_mean(name, list(table))}; known: {known}")
+    import tyro
+
+    module = importlib.import_module(table[name])
+    rest = [argument for argument in rest if argument != "--debug"]
+    module.main(tyro.cli(module.Config, prog=f"fasthmr {command} {name}", args=rest))
+
+
+def _help() -> str:
+    lines = [(name, (function.__doc__ or "").splitlines()[0]) for name, function in _COMMANDS.items()]
+    lines += [(name, text.format(known=", ".join(table))) for name, (table, text) in _GROUPS.items()]
+    listed = "\n".join(f"  {name:9} {text}" for name, text in lines)
+    return (
+        "usage: fasthmr COMMAND [OPTIONS]\n\nPictures of people to 3D body meshes.\n\n"
+        f"{listed}\n\n'fasthmr COMMAND --help' shows the options of a command.\n"
+    )
+
+
+def _fail(error: BaseException, message: str, code: int, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    _say(f"fasthmr: {_printable(message)}")
+    return code
+
+
+def _describe(report: ItemReport) -> str:
+    name = _printable(report.source)
+    if report.status == "failed":
+        text = str(report.error)
+        if not isinstance(report.error, FastHMRError):
+            text = f"{report.source}: unexpected {type(report.error).__name__}: {text}"
+        return _printable(text)
+    if report.status == "skipped":
+        return f"{name}: done before"
+    count = {0: "nobody found", 1: "1 person"}.get(report.persons, f"{report.persons} people")
+    return f"{name}: {count}, {1000 * sum(report.timings.values()):.0f} ms"
+
+
+def _as_json(report: ItemReport) -> dict[str, Any]:
+    return {
+        "source": str(report.source),
+        "status": report.status,
+        "persons": report.persons,
+        "outputs": [str(path) for path in report.outputs],
+        "timings": dict(report.timings),
+        "error": None if report.error is None else str(report.error),
+    }
+
+
+def _write_json(content: object) -> None:
+    sys.stdout.write(json_module.dumps(content, indent=2) + "\n")
+
+
+def _say(line: str) -> None:
+    """Progress and errors go to the standard error stream."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _printable(text: object) -> str:
+    """Control characters of file names as escapes, so that they cannot act on a terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text)
+    )

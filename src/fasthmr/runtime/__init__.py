@@ -1,0 +1,1 @@
+"""Running models on pictures: people are found, recovered and written to files."""
