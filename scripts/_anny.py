@@ -143,7 +143,7 @@ def bone_groups(rig: Rig) -> np.ndarray:
 
 
 def joint_positions(rig: Rig, heads: np.ndarray) -> np.ndarray:
-    """(n, 24, 3) SMPL joints from (posed) bone heads (n, B, 3)."""
+    """(n, 24, 3) SMPL joints from T-posed bone heads (n, B, 3), pelvis joint at the origin."""
     first = {0: "root", 3: "spine03", 6: "spine02", 9: "spine01", 12: "neck01", 15: "neck03"}
     for s, side in enumerate("LR"):
         names = ["upperleg01", "lowerleg01", "foot", "upperarm01", "lowerarm01", "wrist", "finger3-1"]
@@ -155,9 +155,9 @@ def joint_positions(rig: Rig, heads: np.ndarray) -> np.ndarray:
     for s, side in enumerate("LR"):
         toes = [rig.bone(f"toe{i}-1.{side}") for i in range(1, 6)]
         joints[:, 10 + s] = heads[:, toes].mean(axis=1)
-        joints[:, 13 + s] = heads[:, [rig.bone(f"clavicle.{side}"), rig.bone(f"shoulder01.{side}")]].mean(
-            axis=1
-        )
+        collar = [rig.bone(f"clavicle.{side}"), rig.bone(f"shoulder01.{side}")]
+        joints[:, 13 + s] = heads[:, collar].mean(axis=1)
+    joints[:, list(_CENTRE_BONES), 0] = 0.0  # neck03 lies 1.5 mm off the middle in the rig
     return joints
 
 

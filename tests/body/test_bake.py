@@ -121,7 +121,7 @@ def test_t_pose_of_the_body(body: tuple) -> None:
     joints = dict(zip(SMPL_JOINT_NAMES, tensors["J_template"], strict=True))
     np.testing.assert_allclose(joints["pelvis"], 0, atol=1e-6)
     mirrored = tensors["J_template"][np.array(SMPL_FLIP)] * [-1, 1, 1]
-    assert np.abs(mirrored - tensors["J_template"]).max() < 0.003
+    assert np.abs(mirrored - tensors["J_template"]).max() < 0.001
     arm = [joints[f"left_{name}"] for name in ("shoulder", "elbow", "wrist", "hand")]
     assert (np.diff([p[0] for p in arm]) > 0.08).all()
     assert np.ptp([p[1] for p in arm]) < 0.03
@@ -174,7 +174,8 @@ def test_every_indexed_garment_is_whole(garments: tuple, wardrobe_index: list[di
         assert (deleted < BASE_VERTICES).all()
         if entry["kind"] == "suit":
             assert tensors[f"{entry['name']}/delete_island"].shape == deleted.shape
-            assert {*entry["upper_islands"], *entry["lower_islands"]} <= set(island.tolist())
+            parts = {*entry.get("upper_islands", ()), *entry.get("lower_islands", ())}
+            assert parts <= set(island.tolist())
         assert np.abs(item["template"].astype(np.float32)).max() < 1.3
 
 
