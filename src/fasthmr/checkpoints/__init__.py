@@ -1,0 +1,1 @@
+"""Weight files: reading them safely, and tables from published key names to ours."""

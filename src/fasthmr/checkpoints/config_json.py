@@ -1,0 +1,46 @@
+"""Model configurations as JSON, so that a weight file can say what it belongs to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from fasthmr.encoders.registry import encoder_config, list_encoders
+from fasthmr.errors import UnsafeFileError
+from fasthmr.heads.smpl import SMPLHeadConfig
+from fasthmr.models.hmr import HMRConfig
+
+
+def config_to_json(config: Any) -> str:
+    """A nested configuration; each carries the name of its class under `type`."""
+    return json.dumps(_to_plain(config), sort_keys=True)
+
+
+def config_from_json(text: str) -> Any:
+    """The configuration that `config_to_json` wrote.
+
+    Raises:
+        UnsafeFileError: The text is no known configuration.
+    """
+    types: dict[str, type] = {cls.__name__: cls for cls in (HMRConfig, SMPLHeadConfig)}
+    types.update((type(config).__name__, type(config)) for config in map(encoder_config, list_encoders()))
+    try:
+        return _from_plain(json.loads(text), types)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UnsafeFileError(f"not a model configuration: {error}") from error
+
+
+def _to_plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
+        return {"type": type(value).__name__, **plain}
+    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any, types: dict[str, type]) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_plain(item, types) for item in value)
+    if isinstance(value, dict):
+        return types[value["type"]](**{k: _from_plain(v, types) for k, v in value.items() if k != "type"})
+    return value

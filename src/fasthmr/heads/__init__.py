@@ -1,0 +1,1 @@
+"""Heads: feature maps or tokens to typed outputs."""

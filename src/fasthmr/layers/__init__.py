@@ -1,0 +1,1 @@
+"""Building blocks shared by encoders, heads, reductions and temporal models."""

@@ -1,0 +1,1 @@
+"""How encoders, heads and bodies are joined."""

@@ -1,0 +1,13 @@
+"""Every preset by name. A module with presets is one import line here."""
+
+from fasthmr.zoo import hmr as hmr
+from fasthmr.zoo.registry import (
+    Preset,
+    create_model,
+    list_models,
+    preset,
+    pretrained_file,
+    register_preset,
+)
+
+__all__ = ["Preset", "create_model", "list_models", "preset", "pretrained_file", "register_preset"]

@@ -1,0 +1,119 @@
+"""Preset name -> frozen configuration -> model with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from fasthmr.checkpoints.files import read_weights
+from fasthmr.checkpoints.keymap import KeyTable, load_into
+from fasthmr.errors import UsageError, did_you_mean
+
+OWN_TABLE = KeyTable(layout="fasthmr")
+
+
+class ModelConfig(Protocol):
+    """A frozen configuration that builds its model."""
+
+    def build(self) -> Any:
+        """The model, with fresh weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One row of the zoo.
+
+    Attributes:
+        name: What users call it.
+        config: Makes its configuration.
+        description: One line for listings.
+        layout: Key names of published checkpoints for it.
+        paper_params: Parameters that the paper or released code counts, or None.
+        paper_macs: Multiply-accumulates for one crop, attention products included, or None.
+    """
+
+    name: str
+    config: Callable[[], ModelConfig]
+    description: str
+    layout: KeyTable = OWN_TABLE
+    paper_params: int | None = None
+    paper_macs: float | None = None
+
+
+_PRESETS: dict[str, Preset] = {}
+
+
+def register_preset(*rows: Preset) -> None:
+    """Add rows to the zoo.
+
+    Raises:
+        ValueError: A name is taken.
+    """
+    for row in rows:
+        if row.name in _PRESETS:
+            raise ValueError(f"a preset named '{row.name}' is registered already")
+        _PRESETS[row.name] = row
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of presets that fit a shell pattern, sorted."""
+    return sorted(name for name in _PRESETS if fnmatch(name, pattern))
+
+
+def preset(name: str) -> Preset:
+    """The row of a preset.
+
+    Raises:
+        UsageError: There is none of that name; the message suggests the nearest.
+    """
+    if name not in _PRESETS:
+        raise UsageError(
+            f"there is no model '{name}'{did_you_mean(name, list(_PRESETS))}; `fasthmr models` lists all"
+        )
+    return _PRESETS[name]
+
+
+def pretrained_file(name: str) -> Path | None:
+    """Weights of a preset that come with the package, or None."""
+    path = Path(str(files("fasthmr"))) / "assets" / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def create_model(name: str, checkpoint: Path | str | None = None, pretrained: bool = False) -> nn.Module:
+    """Build a preset, in evaluation mode.
+
+    Args:
+        name: One of `list_models()`.
+        checkpoint: Weights to load: a published file of this model, or one that fasthmr wrote.
+        pretrained: Load the weights that come with the package. Without either, weights are random.
+
+    Raises:
+        UsageError: Unknown name, both sources of weights at once, or no weights in the package.
+        UnsafeFileError: The file is damaged or unsafe.
+        CheckpointMismatch: The file belongs to another model.
+    """
+    row = preset(name)
+    if checkpoint is not None and pretrained:
+        raise UsageError("give either checkpoint or pretrained=True, not both")
+    source = checkpoint
+    if pretrained:
+        source = pretrained_file(name)
+        if source is None:
+            available = [other for other in list_models() if pretrained_file(other)]
+            raise UsageError(
+                f"no weights for '{name}' come with the package (assets/{name}.safetensors is missing); "
+                f"give checkpoint=FILE, or use one of: {', '.join(available) or 'none'}"
+            )
+    model: nn.Module = row.config().build()
+    if source is not None:
+        state, _ = read_weights(source)
+        own_layout = not state.keys().isdisjoint(model.state_dict().keys())
+        load_into(model, state, OWN_TABLE if own_layout else row.layout, name)
+    return model.eval()
