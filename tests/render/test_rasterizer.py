@@ -129,7 +129,7 @@ def test_behind_outside_degenerate_and_broken_faces_cover_nothing() -> None:
             [-1.0, -1.0, -2.0], [1.0, -1.0, -2.0], [0.0, 1.0, -2.0],
             [50.0, 0.0, 1.0], [51.0, 0.0, 1.0], [50.0, 1.0, 1.0],
             [0.0, 0.0, 1.0], [0.1, 0.1, 1.0], [0.2, 0.2, 1.0],
-            [float("nan"), 0.0, 1.0], [float("inf"), 0.1, 1.0],
+            [float("nan"), 0.0, 1.0], [float("inf"), float("-inf"), 1.0],
         ]
     )  # fmt: skip
     faces = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8], [6, 6, 6], [6, 7, 9], [6, 8, 10]])
@@ -156,6 +156,7 @@ def test_result_does_not_depend_on_the_size_of_the_passes(monkeypatch: pytest.Mo
     vertices = torch.randn(60, 3, generator=generator) * 0.3 + torch.tensor([0.0, 0.0, 1.5])
     faces = torch.randint(0, 60, (200, 3), generator=generator)
     whole = rasterize(vertices, faces, K, SIZE)
+    monkeypatch.setattr(rasterizer, "_FACES_PER_PASS", 30)
     monkeypatch.setattr(rasterizer, "_ROWS_PER_PASS", 50)
     monkeypatch.setattr(rasterizer, "_PIXELS_PER_PASS", 70)
     pieces = rasterize(vertices, faces, K, SIZE)

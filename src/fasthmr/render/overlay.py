@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fasthmr.geometry.meshes import vertex_normals
 from fasthmr.geometry.palette import person_color
-from fasthmr.render.rasterizer import interpolate, rasterize
+from fasthmr.render.rasterizer import interpolate_seen, rasterize
 from fasthmr.render.shading import shade, to_srgb
 from fasthmr.types import Mesh
 
@@ -56,14 +56,16 @@ def overlay(
     )
     size = (_SAMPLES * (bottom - top), _SAMPLES * (right - left))
     fragments = rasterize(vertices, faces, to_samples @ K.double().cpu(), size, cull=cull)
-    drawn = interpolate(fragments, colors[faces])
-    coverage = fragments.silhouette.to(drawn.dtype)[..., None]
-    block = (bottom - top, _SAMPLES, right - left, _SAMPLES, -1)
-    opacity = alpha * coverage.view(block).mean((1, 3))
-    ink = alpha * drawn.view(block).mean((1, 3))
+    samples, drawn = interpolate_seen(fragments, colors[faces])
+    row, column = samples // size[1] // _SAMPLES, samples % size[1] // _SAMPLES
+    pixel = row * (right - left) + column
+    weight = alpha / _SAMPLES**2
+    ink = drawn.new_zeros((bottom - top) * (right - left), 3).index_add_(0, pixel, drawn * (255 * weight))
+    opacity = torch.bincount(pixel, minlength=len(ink)).to(ink.dtype)[:, None] * weight
 
     region = torch.from_numpy(result[top:bottom, left:right])
-    mixed = region * (1 - opacity) + 255 * ink
+    shape = (bottom - top, right - left, -1)
+    mixed = region * (1 - opacity).view(shape) + ink.view(shape)
     region.copy_(mixed.round_().clamp_(0, 255))
     return result
 

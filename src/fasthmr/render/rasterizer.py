@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Bounds on the work arrays of one pass (about 100 MB); a pass more changes no pixel.
-_ROWS_PER_PASS = 1 << 19
-_PIXELS_PER_PASS = 1 << 20
+# Work of one pass, so that its arrays stay in the cache; a pass more changes no pixel.
+_FACES_PER_PASS = 1 << 17
+_ROWS_PER_PASS = 1 << 16
+_PIXELS_PER_PASS = 1 << 16
 _EDGE_ON = 1e-12
 _FACE_MASK = (1 << 31) - 1
 
@@ -80,12 +81,21 @@ def interpolate(
     fragments: Fragments, face_attributes: Float[Tensor, "faces 3 channels"]
 ) -> Float[Tensor, "height width channels"]:
     """Blends values given at the corners of each face over the picture; zero where there is no face."""
-    mask = fragments.silhouette
-    values = face_attributes[fragments.face_id[mask]]
-    weights = fragments.barycentrics[mask].to(values.dtype)
-    picture = values.new_zeros((*mask.shape, values.shape[-1]))
-    picture[mask] = torch.einsum("nk,nkc->nc", weights, values)
+    pixels, values = interpolate_seen(fragments, face_attributes)
+    picture = values.new_zeros((*fragments.face_id.shape, values.shape[-1]))
+    picture.view(-1, values.shape[-1])[pixels] = values
     return picture
+
+
+def interpolate_seen(
+    fragments: Fragments, face_attributes: Float[Tensor, "faces 3 channels"]
+) -> tuple[Int[Tensor, "seen"], Float[Tensor, "seen channels"]]:
+    """The pixels that see a face, counted row by row, and the blended values there."""
+    face_id = fragments.face_id.view(-1)
+    pixels = (face_id >= 0).nonzero()[:, 0]
+    corners = face_attributes.index_select(0, face_id.index_select(0, pixels))
+    weights = fragments.barycentrics.view(-1, 3).index_select(0, pixels).to(corners.dtype)
+    return pixels, (weights[:, None] @ corners)[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,30 +114,23 @@ class _FaceSetup:
 def _face_setup(
     vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, size: tuple[int, int], near: float, cull: bool
 ) -> _FaceSetup:
-    height, width = size
     K = K.astype(np.float64)
-    x, y, z = vertices.astype(np.float64).T
+    points = np.ascontiguousarray(vertices.T, dtype=np.float64)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        front = z >= near
-        u, v = (K[:2] @ np.stack([x, y, z])) / np.where(front, z, np.nan)
-    corner = np.ascontiguousarray(faces.T)
-    finite = np.isfinite(x + y + z)[corner].all(0)
-    in_front = front[corner].sum(0)
-    crosses = finite & (in_front > 0) & (in_front < 3)
-    u, v = u[corner], v[corner]
-    low = np.stack([np.fmin(np.fmin(u[0], u[1]), u[2]), np.fmin(np.fmin(v[0], v[1]), v[2])])
-    high = np.stack([np.fmax(np.fmax(u[0], u[1]), u[2]), np.fmax(np.fmax(v[0], v[1]), v[2])])
-    if crosses.any():
-        corners = vertices[faces[crosses]].astype(np.float64)
-        _extend_to_near_plane(low, high, np.flatnonzero(crosses), corners, K, near)
-    limit = np.array([[width - 1], [height - 1]])
-    with np.errstate(invalid="ignore"):
-        first = np.ceil(np.clip(low, 0, limit + 1))
-        last = np.floor(np.clip(high, -1, limit))
-        kept = np.flatnonzero(finite & (in_front > 0) & (first[0] <= last[0]) & (first[1] <= last[1]))
+        in_front = points[2] >= near
+        pixels = (K[:2] @ points) / np.where(in_front, points[2], np.nan)
+        finite = np.isfinite(points.sum(0))
+    parts = [
+        _visible_faces(
+            points, pixels, in_front, finite, faces[start : start + _FACES_PER_PASS], K, size, near
+        )
+        for start in range(0, max(len(faces), 1), _FACES_PER_PASS)
+    ]
+    kept = np.concatenate([part[0] + i * _FACES_PER_PASS for i, part in enumerate(parts)])
+    first, last = (np.concatenate([part[i] for part in parts], axis=1) for i in (1, 2))
 
-    corner = corner[:, kept]
-    x, y, z = x[corner], y[corner], z[corner]
+    corner = faces[kept].T
+    x, y, z = points[:, corner]
     nxt, prv = [1, 2, 0], [2, 0, 1]
     # Edge planes. A shared edge has the same numbers with the sign changed in the neighbour, so that
     # no pixel falls between two faces; BLAS would round by position, hence plain products and sums.
@@ -144,18 +147,18 @@ def _face_setup(
     visible = np.abs(det) > _EDGE_ON * (np.abs(x) + np.abs(y) + np.abs(z)).max(0) ** 3
     if cull:
         visible &= det < 0
-    kept, normal, det = kept[visible], normal[..., visible], det[visible]
+    kept, first, last = kept[visible], first[:, visible], last[:, visible]
+    normal, det, z = normal[..., visible], det[visible], z[:, visible]
     normal *= np.sign(det)
     to_x, to_y, to_z = np.linalg.inv(K)[..., None]
     edges = normal[:, 0, None] * to_x + normal[:, 1, None] * to_y + normal[:, 2, None] * to_z
     corners = edges / np.abs(det)
 
     bounds = edges
-    if crosses[kept].any():
+    if (z < near).any():
         nearness = -corners.sum(0, keepdims=True)
         nearness[0, 2] += 1 / near
         bounds = np.concatenate([edges, nearness])
-    first, last = first[:, kept].astype(np.int64), last[:, kept].astype(np.int64)
     return _FaceSetup(
         face_id=kept,
         corners=corners,
@@ -167,17 +170,40 @@ def _face_setup(
     )
 
 
-def _extend_to_near_plane(
-    low: np.ndarray, high: np.ndarray, crossing: np.ndarray, corner: np.ndarray, K: np.ndarray, near: float
-) -> None:
-    """Adds the points where edges of crossing faces meet the near plane to their pixel bounds."""
-    start, end = corner, corner[:, [1, 2, 0]]
-    cuts = (start[..., 2] >= near) != (end[..., 2] >= near)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        t = np.where(cuts, (near - start[..., 2]) / (end[..., 2] - start[..., 2]), np.nan)
-        point = (start + t[..., None] * (end - start)) @ K.T / near
-    low[:, crossing] = np.fmin(low[:, crossing], np.fmin.reduce(point[..., :2], axis=1).T)
-    high[:, crossing] = np.fmax(high[:, crossing], np.fmax.reduce(point[..., :2], axis=1).T)
+def _visible_faces(
+    points: np.ndarray,
+    pixels: np.ndarray,
+    in_front: np.ndarray,
+    finite: np.ndarray,
+    faces: np.ndarray,
+    K: np.ndarray,
+    size: tuple[int, int],
+    near: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Faces that may cover a pixel, with their first and last column and row (2, kept)."""
+    corner = np.ascontiguousarray(faces.T)
+    u, v = pixels[:, corner]
+    low = np.stack([np.fmin(np.fmin(u[0], u[1]), u[2]), np.fmin(np.fmin(v[0], v[1]), v[2])])
+    high = np.stack([np.fmax(np.fmax(u[0], u[1]), u[2]), np.fmax(np.fmax(v[0], v[1]), v[2])])
+    corners_in_front = in_front[corner].sum(0)
+    some = finite[corner].all(0) & (corners_in_front > 0)
+    crossing = np.flatnonzero(some & (corners_in_front < 3))
+    if len(crossing):
+        # The near plane cuts two of the edges; the cuts bound the part that is seen.
+        start = points[:, corner[:, crossing]]
+        end = np.roll(start, -1, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            t = (near - start[2]) / (end[2] - start[2])
+            t[(start[2] >= near) == (end[2] >= near)] = np.nan
+            cut = np.einsum("ij,jef->ief", K[:2], start + t * (end - start)) / near
+        low[:, crossing] = np.fmin(low[:, crossing], np.fmin.reduce(cut, axis=1))
+        high[:, crossing] = np.fmax(high[:, crossing], np.fmax.reduce(cut, axis=1))
+    limit = np.array([[size[1] - 1], [size[0] - 1]])
+    with np.errstate(invalid="ignore"):
+        first = np.ceil(np.clip(low, 0, limit + 1))
+        last = np.floor(np.clip(high, -1, limit))
+        kept = np.flatnonzero(some & (first <= last).all(0))
+    return kept, first[:, kept].astype(np.int64), last[:, kept].astype(np.int64)
 
 
 def _draw(setup: _FaceSetup, part: slice, width: int, key: np.ndarray) -> None:
@@ -218,20 +244,22 @@ def _draw(setup: _FaceSetup, part: slice, width: int, key: np.ndarray) -> None:
 
 def _resolve(setup: _FaceSetup, key: np.ndarray, size: tuple[int, int]) -> Fragments:
     height, width = size
-    pixel = np.flatnonzero(key != 0)
-    row, column = np.divmod(pixel, width)
-    kept = _FACE_MASK - (key[pixel] & _FACE_MASK)
-    a, b, c = (np.take(setup.corners[:, i], kept, axis=1) for i in range(3))
-    weights = a * column + b * row + c
-    np.maximum(weights, 0, out=weights)
-    inverse_depth = weights[0] + weights[1] + weights[2]
-
     depth = np.full(height * width, np.inf, dtype=np.float32)
-    depth[pixel] = 1 / inverse_depth
     face_id = np.full(height * width, -1, dtype=np.int64)
-    face_id[pixel] = setup.face_id[kept]
     barycentrics = np.zeros((height * width, 3), dtype=np.float32)
-    barycentrics[pixel] = (weights / inverse_depth).T
+    seen = np.flatnonzero(key != 0)
+    for start in range(0, len(seen), _PIXELS_PER_PASS):
+        pixel = seen[start : start + _PIXELS_PER_PASS]
+        row = pixel // width
+        column = pixel - row * width
+        kept = _FACE_MASK - (key[pixel] & _FACE_MASK)
+        a, b, c = (np.take(setup.corners[:, i], kept, axis=1) for i in range(3))
+        weights = a * column + b * row + c
+        np.maximum(weights, 0, out=weights)
+        inverse_depth = weights[0] + weights[1] + weights[2]
+        depth[pixel] = 1 / inverse_depth
+        face_id[pixel] = setup.face_id[kept]
+        barycentrics[pixel] = (weights / inverse_depth).T
     return Fragments(
         depth=torch.from_numpy(depth).view(height, width),
         face_id=torch.from_numpy(face_id).view(height, width),

@@ -13,14 +13,15 @@ from torch import Tensor
 # Direction towards the lamp, strength, colour: warm key from upper left, cool fill from the right, rim
 # from behind and above.
 _LAMPS = (
-    ((-0.55, -0.65, -0.75), 0.72, (1.00, 0.97, 0.92)),
-    ((0.85, -0.10, -0.60), 0.26, (0.88, 0.94, 1.00)),
-    ((0.25, -0.70, 0.75), 0.30, (1.00, 1.00, 1.00)),
+    ((-0.60, -0.75, -0.60), 1.00, (1.00, 0.97, 0.92)),
+    ((0.90, -0.05, -0.50), 0.24, (0.85, 0.92, 1.00)),
+    ((0.30, -0.75, 0.80), 0.40, (1.00, 1.00, 1.00)),
 )
-_AMBIENT_UP = 0.26
-_AMBIENT_DOWN = 0.10
-_WRAP = 0.25  # how far light reaches round the terminator, 0 for hard
-_GLOSS = 0.06
+_AMBIENT_UP = 0.20
+_AMBIENT_DOWN = 0.07
+_WRAP = 0.20  # how far light reaches round the terminator, 0 for hard
+_GRAZING = 0.45  # light left where the surface turns away from the camera; draws folds and limbs apart
+_GLOSS = 0.05
 _GLOSS_POWER = 24.0
 
 
@@ -31,7 +32,8 @@ def shade(
 ) -> Float[Tensor, "*points 3"]:
     """Light that each surface point sends to the camera, linear RGB 0..1.
 
-    Wrapped Lambert from three lamps, a sky-and-floor ambient term, and a faint Blinn-Phong gloss.
+    Wrapped Lambert from three lamps, a sky-and-floor ambient term, a faint Blinn-Phong gloss, and less
+    light at grazing view as in a deep studio box.
 
     Args:
         normals: Unit normals in the camera frame.
@@ -48,6 +50,8 @@ def shade(
         light = light + lambert**1.3 * strength * normals.new_tensor(color)
         half = F.normalize(to_camera + to_lamp, dim=-1)
         gloss = gloss + strength * (normals * half).sum(-1, keepdim=True).clamp(min=0) ** _GLOSS_POWER
+    facing = (normals * to_camera).sum(-1, keepdim=True).clamp(0, 1)
+    light = light * (_GRAZING + (1 - _GRAZING) * facing.sqrt())
     return (albedo * light + _GLOSS * gloss).clamp(0, 1)
 
 
