@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from fasthmr.body.default_body import load_default_body, load_default_hand
+from fasthmr.body.keypoints import KeypointBody
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_FLIP, COCO17_NAMES, MANO_PARENTS, SMPL_FLIP, SMPL_PARENTS
 from fasthmr.io.body_files import load_body_file
+from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.types import BodyParams
 
 
@@ -56,14 +58,18 @@ def test_regressed_joints_are_near_the_exact_ones(body: BodyModel) -> None:
     assert error_mm.mean() < 4.5
 
 
-def test_keypoints_need_few_vertices(body: BodyModel) -> None:
-    small = body.keypoint_body()
-    assert small.num_vertices < body.num_vertices / 2
-    params = body.rest_params(2)
-    mesh = body(params)
-    torch.testing.assert_close(
-        small.keypoints(small(params).vertices), body.keypoints(mesh.vertices), atol=1e-5, rtol=0
+def test_keypoints_without_vertices_are_exact(body: BodyModel) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rotations = axis_angle_to_rotmat(torch.randn(3, 24, 3, generator=generator))
+    params = BodyParams(
+        global_orient=rotations[:, :1],
+        body_pose=rotations[:, 1:],
+        betas=torch.randn(3, 10, generator=generator),
+        transl=torch.randn(3, 3, generator=generator),
     )
+    mesh = body(params)
+    expected = torch.cat((mesh.joints, body.keypoints(mesh.vertices)[:, [22, 3]]), dim=1)
+    torch.testing.assert_close(KeypointBody(body, rows=(22, 3))(params), expected, atol=1e-5, rtol=0)
 
 
 def test_the_free_hands_mirror_one_another() -> None:

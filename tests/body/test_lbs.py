@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthmr.body.default_body import body_from_baked, mirrored
+from fasthmr.body.keypoints import KeypointBody
 from fasthmr.body.lbs import BodyModel, dense_lbs_weights
 from fasthmr.body.skeletons import MANO_PARENTS, SMPL_PARENTS, SMPLX_PARENTS
 from fasthmr.types import BodyMesh, BodyParams
@@ -247,17 +248,14 @@ def test_compact_file_becomes_a_body() -> None:
     mesh = body(random_params(body, 2))
     keypoints = body.keypoints(mesh.vertices)
     torch.testing.assert_close(keypoints[:, 0], 0.25 * mesh.vertices[:, 3] + 0.75 * mesh.vertices[:, 9])
-    small = body.keypoint_body()
-    assert small.num_vertices == 3
-    torch.testing.assert_close(small.keypoints(small(random_params(body, 2)).vertices), keypoints)
 
 
 def test_bodies_without_keypoints_say_so() -> None:
     body = stand_in()
     with pytest.raises(ValueError, match="no keypoint regressor"):
         body.keypoints(body.v_template)
-    with pytest.raises(ValueError, match="no keypoint regressor"):
-        body.keypoint_body()
+    with pytest.raises(ValueError, match="needs a keypoint regressor"):
+        KeypointBody(body, rows=(0,))
 
 
 def test_restricted_body_moves_like_the_whole() -> None:

@@ -1,0 +1,289 @@
+"""Training crops from stored records: cut, turn, mirror, mix with neighbours and degrade, as a batch.
+
+Records hold a square of 1.25 box sides around a person. A crop is cut with a random similarity transform,
+and every label follows it. All randomness comes from one generator, so a batch is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from fasthmr.body.skeletons import SMPL_FLIP, mirror_permutation
+from fasthmr.data.records import POINT_NAMES
+from fasthmr.data.shards import Shard
+from fasthmr.geometry.crops import normalize
+
+_POINT_FLIP = list(mirror_permutation(POINT_NAMES))
+_JOINT_FLIP = list(SMPL_FLIP)
+_MIRROR = torch.tensor([-1.0, 1.0, 1.0])
+RECORD_MARGIN = 1.25
+"""Side of a stored picture over the side of the box square (fasthmr.data.framing)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawBatch:
+    """Records as stored, stacked.
+
+    Attributes:
+        points: Pixels of `POINT_NAMES` in the stored picture.
+        points_3d: The same points in the camera frame, metres.
+    """
+
+    rgbm: UInt8[Tensor, "batch side side 4"]
+    rotations: Float[Tensor, "batch 24 3 3"]
+    betas: Float[Tensor, "batch betas"]
+    points: Float[Tensor, "batch 35 2"]
+    points_3d: Float[Tensor, "batch 35 3"]
+    inside: Bool[Tensor, "batch 35"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """Network input and its labels.
+
+    Attributes:
+        pixels: Normalised RGB of the middle columns of the square crop.
+        mask: Share of each stride-4 cell that shows the person.
+        points: `POINT_NAMES` in crop units (pixel / crop side - 0.5).
+        points_3d: The same relative to the root joint, camera axes, metres.
+        inside: Points that lie in the columns the network sees.
+    """
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    mask: Float[Tensor, "batch rows columns"]
+    rotations: Float[Tensor, "batch 24 3 3"]
+    betas: Float[Tensor, "batch betas"]
+    points: Float[Tensor, "batch 35 2"]
+    points_3d: Float[Tensor, "batch 35 3"]
+    inside: Bool[Tensor, "batch 35"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Strength of each change; `none()` only cuts the crop.
+
+    Attributes:
+        scale: Half range of the logarithm of the zoom.
+        rotation_deg: Standard deviation of the picture rotation, applied to `rotate` of the crops.
+        shift: Half range of the shift in box sides.
+        zoom: Share of crops that show only a part of what the record shows.
+        neighbour: Share of crops into which another record's person is pasted.
+    """
+
+    scale: float = 0.22
+    rotation_deg: float = 18.0
+    rotate: float = 0.5
+    shift: float = 0.06
+    mirror: float = 0.5
+    zoom: float = 0.12
+    neighbour: float = 0.2
+    occluder: float = 0.25
+    color: float = 1.0
+    blur: float = 0.3
+    noise: float = 0.4
+
+    @classmethod
+    def none(cls) -> AugmentConfig:
+        return cls(
+            scale=0, rotate=0, shift=0, mirror=0, zoom=0, neighbour=0, occluder=0, color=0, blur=0, noise=0
+        )
+
+
+class RecordStore:
+    """All records of a folder of shards, read by global index."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self._shards = shards
+        self._ends = np.cumsum([len(shard.rgbm) for shard in shards])
+        self._labels = {
+            key: torch.from_numpy(np.concatenate([shard.labels[key] for shard in shards]))
+            for key in ("rotations", "betas", "points_2d", "joints_3d", "points_inside")
+        }
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def labels(self, name: str) -> np.ndarray:
+        """One label array over all records, named as in `SyntheticRecord`."""
+        return np.concatenate([shard.labels[name] for shard in self._shards])
+
+    def batch(self, indices: Tensor) -> RawBatch:
+        """Read records; the picture bytes are copied, labels are views gathered by index."""
+        pictures = []
+        for index in indices.tolist():
+            shard = int(np.searchsorted(self._ends, index, side="right"))
+            first = 0 if shard == 0 else int(self._ends[shard - 1])
+            pictures.append(torch.from_numpy(np.array(self._shards[shard].rgbm[index - first])))
+        labels = {key: value[indices] for key, value in self._labels.items()}
+        return RawBatch(
+            rgbm=torch.stack(pictures),
+            rotations=labels["rotations"],
+            betas=labels["betas"],
+            points=labels["points_2d"],
+            points_3d=labels["joints_3d"],
+            inside=labels["points_inside"],
+        )
+
+
+def make_batch(
+    raw: RawBatch,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    crop_size: int,
+    image_size: tuple[int, int],
+) -> TrainBatch:
+    """Cut, turn, mirror, paste and degrade; labels follow.
+
+    Args:
+        crop_size: Side of the square crop in pixels.
+        image_size: Height and width of its middle part that the network sees.
+    """
+    count, side = raw.rgbm.shape[0], raw.rgbm.shape[1]
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    per_pixel = side / RECORD_MARGIN / crop_size  # stored pixels for one crop pixel
+    zoom = torch.exp((uniform(count) * 2 - 1) * config.scale)
+    center = torch.full((count, 2), side / 2)
+    part = uniform(count) < config.zoom
+    joint = (uniform(count) * 24).long()
+    center = torch.where(part[:, None], raw.points[torch.arange(count), joint].clamp(0, side), center)
+    zoom = torch.where(part, zoom * (0.45 + 0.4 * uniform(count)), zoom)
+    angle = torch.randn(count, generator=generator).clamp(-2, 2) * np.deg2rad(config.rotation_deg)
+    angle = torch.where(uniform(count) < config.rotate, angle, torch.zeros(()))
+    shift = (uniform(count, 2) * 2 - 1) * config.shift * crop_size
+    sign = torch.where(uniform(count) < config.mirror, -1.0, 1.0)
+
+    # stored = center + matrix (crop - crop_size / 2 + shift)
+    cos, sin = angle.cos(), angle.sin()
+    turn = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), dim=-2)
+    flip = torch.stack((sign, torch.ones_like(sign)), dim=-1)
+    matrix = (zoom * per_pixel)[:, None, None] * turn * flip[:, None, :]
+
+    height, width = image_size
+    # The network halves a crop of twice the size: its pixel u covers pixels 2 u and 2 u + 1 of that crop.
+    rows = torch.arange(height, dtype=torch.float32) + 0.25 - crop_size / 2
+    columns = torch.arange(width, dtype=torch.float32) + 0.25 - width / 2
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    source = (grid + shift[:, None, None]) @ matrix[:, None].mT + center[:, None, None]
+    picture = raw.rgbm.permute(0, 3, 1, 2).float() / 255
+    cut = F.grid_sample(
+        picture, source * (2 / (side - 1)) - 1, mode="bilinear", padding_mode="reflection", align_corners=True
+    )
+    pixels, mask = cut[:, :3], cut[:, 3:]
+
+    points = (torch.linalg.inv(matrix)[:, None] @ (raw.points - center[:, None])[..., None])[..., 0]
+    points = (points - shift[:, None]) / crop_size
+    inside = raw.inside & (points[..., 1].abs() < 0.5) & (points[..., 0].abs() < 0.5 * width / height)
+    turn_back = torch.zeros(count, 3, 3)
+    turn_back[:, :2, :2] = turn.mT
+    turn_back[:, 2, 2] = 1
+    points_3d = (raw.points_3d - raw.points_3d[:, :1]) @ turn_back.mT
+    rotations = torch.cat((turn_back[:, None] @ raw.rotations[:, :1], raw.rotations[:, 1:]), dim=1)
+    batch = TrainBatch(
+        pixels=pixels,
+        mask=mask[:, 0],
+        rotations=rotations,
+        betas=raw.betas,
+        points=points,
+        points_3d=points_3d,
+        inside=inside,
+    )
+    batch = _mirror_labels(batch, sign < 0)
+    pixels, mask = _paste_neighbours(batch.pixels, mask, config.neighbour, generator)
+    pixels, mask = _paste_boxes(pixels, mask, config.occluder, generator)
+    pixels = _degrade(pixels, config, generator)
+    return replace(batch, pixels=normalize(pixels * 255), mask=F.avg_pool2d(mask, 4)[:, 0])
+
+
+def _mirror_labels(batch: TrainBatch, mirrored: Bool[Tensor, "batch"]) -> TrainBatch:
+    """Labels of the chosen crops under x -> -x; their 2D points are already mirrored but keep their side."""
+
+    def pick(yes: Tensor, no: Tensor) -> Tensor:
+        return torch.where(mirrored.view(-1, *(1,) * (yes.dim() - 1)), yes, no)
+
+    outer = _MIRROR[:, None] * _MIRROR
+    return replace(
+        batch,
+        rotations=pick(batch.rotations[:, _JOINT_FLIP] * outer, batch.rotations),
+        points=pick(batch.points[:, _POINT_FLIP], batch.points),
+        points_3d=pick(batch.points_3d[:, _POINT_FLIP] * _MIRROR, batch.points_3d),
+        inside=pick(batch.inside[:, _POINT_FLIP], batch.inside),
+    )
+
+
+def _paste_neighbours(
+    pixels: Tensor, mask: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut the person of the next record out and put it beside this one, before or behind."""
+    count, _, height, width = pixels.shape
+    chosen = torch.rand(count, generator=generator) < share
+    if not chosen.any():
+        return pixels, mask
+    scale = 0.7 + 0.6 * torch.rand(count, generator=generator)
+    direction = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    offset = direction * (0.45 + 0.6 * torch.rand(count, generator=generator))
+    lift = (torch.rand(count, generator=generator) - 0.5) * 0.4
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, 0, 2], theta[:, 1, 2] = offset / scale, lift / scale
+    other = torch.cat((pixels, mask), dim=1).roll(1, dims=0)
+    grid = F.affine_grid(theta, [count, 4, height, width], align_corners=False)
+    other = F.grid_sample(other, grid, align_corners=False)
+    coverage = other[:, 3:] * chosen.view(-1, 1, 1, 1)
+    front = (torch.rand(count, generator=generator) < 0.4).view(-1, 1, 1, 1)
+    coverage = torch.where(front, coverage, coverage * (1 - mask))
+    return pixels * (1 - coverage) + other[:, :3] * coverage, mask * (1 - coverage)
+
+
+def _paste_boxes(
+    pixels: Tensor, mask: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cover a rectangle with a piece of the next picture."""
+    count, _, height, width = pixels.shape
+    draw = torch.rand(count, 5, generator=generator)
+    half_h, half_w = (0.06 + 0.2 * draw[:, 0]) * height, (0.06 + 0.25 * draw[:, 1]) * width
+    rows = (torch.arange(height) - (draw[:, 2] * height)[:, None]).abs() < half_h[:, None]
+    columns = (torch.arange(width) - (draw[:, 3] * width)[:, None]).abs() < half_w[:, None]
+    box = rows[:, :, None] & columns[:, None] & (draw[:, 4] < share)[:, None, None]
+    patch = pixels.roll((2, height // 3), dims=(0, 2)).flip(2)
+    return torch.where(box[:, None], patch, pixels), mask * ~box[:, None]
+
+
+def _degrade(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Exposure, contrast, colour cast, gamma, grey, lower resolution, blur and noise."""
+    count, _, height, width = pixels.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    if config.blur:
+        soft = F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
+        low = F.interpolate(F.avg_pool2d(pixels, 2), (height, width), mode="bilinear", align_corners=False)
+        lower = F.interpolate(F.avg_pool2d(pixels, 4), (height, width), mode="bilinear", align_corners=False)
+        kind = draw(1, 1, 1) / config.blur
+        pixels = torch.where(
+            kind < 0.5, soft, torch.where(kind < 0.85, low, torch.where(kind < 1, lower, pixels))
+        )
+    if config.color:
+        gain = torch.exp(
+            (draw(1, 1, 1) - 0.5) * 0.7 * config.color + (draw(3, 1, 1) - 0.5) * 0.3 * config.color
+        )
+        contrast = torch.exp((draw(1, 1, 1) - 0.5) * 0.8 * config.color)
+        mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+        pixels = ((pixels - mean) * contrast + mean) * gain
+        pixels = pixels.clamp(1e-3, 1) ** torch.exp((draw(1, 1, 1) - 0.5) * 0.6 * config.color)
+        grey = pixels.mean(dim=1, keepdim=True)
+        saturation = torch.where(draw(1, 1, 1) < 0.06, torch.zeros(()), 0.5 + draw(1, 1, 1))
+        pixels = grey + (pixels - grey) * saturation
+    if config.noise:
+        sigma = 0.05 * draw(1, 1, 1) * (draw(1, 1, 1) < config.noise)
+        pixels = pixels + sigma * torch.randn(pixels.shape, generator=generator)
+    return pixels.clamp(0, 1)

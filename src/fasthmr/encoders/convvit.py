@@ -1,0 +1,135 @@
+"""Convolutional trunk followed by a few ViT blocks: the light encoder of the default preset.
+
+A plain patch stem learns slowly from scratch on small data; early convolutions fix that
+(Xiao et al., "Early Convolutions Help Transformers See Better", arXiv 2106.14881). The trunk is
+ResNet basic blocks (arXiv 1512.03385) down to stride 16; its last map becomes tokens for ViT blocks,
+so that token merging applies to them as to any ViT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fasthmr.encoders.registry import register_encoder
+from fasthmr.layers.block import TransformerBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvViTConfig:
+    """Sizes of a `ConvViT`.
+
+    Attributes:
+        widths: Channels of the maps at strides 4, 8 and 16.
+        blocks: Basic blocks at strides 4, 8 and 16.
+        depth: ViT blocks on the stride-16 tokens.
+        heads: Attention heads of each ViT block.
+        image_size: Height and width in pixels, multiples of 16.
+    """
+
+    widths: tuple[int, int, int] = (64, 128, 256)
+    blocks: tuple[int, int, int] = (2, 2, 2)
+    depth: int = 4
+    heads: int = 8
+    mlp_ratio: int = 4
+    image_size: tuple[int, int] = (128, 96)
+
+    def __post_init__(self) -> None:
+        if any(side % 16 for side in self.image_size):
+            raise ValueError(f"ConvViTConfig: image_size={self.image_size} is not a multiple of 16")
+        if self.widths[-1] % self.heads:
+            raise ValueError(
+                f"ConvViTConfig: width {self.widths[-1]} is not a multiple of heads={self.heads}"
+            )
+
+    def build(self) -> ConvViT:
+        return ConvViT(self)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a residual path (arXiv 1512.03385, fig. 5 left)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        nn.init.zeros_(self.bn2.weight)  # each block starts as its shortcut
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ConvViT(nn.Module):
+    """Maps of strides 4 and 8 from the trunk and of stride 16 from the ViT blocks, finest first."""
+
+    def __init__(self, config: ConvViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        w4, w8, w16 = config.widths
+        self.channels = (w4, w8, w16)
+        self.strides = (4, 8, 16)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, w4 // 2, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(w4 // 2),
+            nn.ReLU(),
+            nn.Conv2d(w4 // 2, w4, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(w4),
+            nn.ReLU(),
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    BasicBlock(w_in if i == 0 else w_out, w_out, stride if i == 0 else 1)
+                    for i in range(count)
+                )
+            )
+            for w_in, w_out, stride, count in zip(
+                (w4, w4, w8), (w4, w8, w16), (1, 2, 2), config.blocks, strict=True
+            )
+        )
+        height, width = (side // 16 for side in config.image_size)
+        self.grid = (height, width)
+        self.pos_embed = nn.Parameter(torch.empty(1, height * width, w16).normal_(std=0.02))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim=w16, heads=config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.last_norm = nn.LayerNorm(w16, eps=1e-6)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
+        """Return feature maps of strides 4, 8 and 16.
+
+        Raises:
+            ValueError: The picture is not of `config.image_size`.
+        """
+        if tuple(image.shape[-2:]) != self.config.image_size:
+            raise ValueError(
+                f"ConvViT takes pictures of {self.config.image_size} (height, width), "
+                f"got {tuple(image.shape[-2:])}"
+            )
+        x = self.stem(image)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        tokens = x.flatten(2).transpose(1, 2) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.last_norm(tokens)
+        maps[-1] = tokens.transpose(1, 2).unflatten(2, self.grid)
+        return maps
+
+
+@register_encoder
+def convvit_s() -> ConvViTConfig:
+    return ConvViTConfig()

@@ -1,0 +1,1 @@
+"""Training recipes; the only row that imports Lightning."""

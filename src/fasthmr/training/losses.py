@@ -1,0 +1,93 @@
+"""Losses of the keypoint-guided SMPL head on synthetic labels.
+
+The terms of HMR2.0 (2D, 3D, rotations, shape; arXiv 2305.20091, sec. 3) as means instead of sums, with the
+heat-map, depth and mask terms that make training from scratch possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fasthmr.body.keypoints import KeypointBody
+from fasthmr.data.augment import TrainBatch
+from fasthmr.geometry.cameras import project_to_crop
+from fasthmr.heads.keypoint_smpl import KeypointSMPLOutput, PoseEstimate
+from fasthmr.types import BodyParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of each mean term."""
+
+    heat: float = 0.4
+    xy: float = 6.0
+    depth: float = 2.0
+    mask: float = 0.3
+    rotation: float = 1.0
+    root: float = 1.5
+    points_3d: float = 8.0
+    points_2d: float = 6.0
+    betas: float = 0.03
+
+
+def body_params(pose: PoseEstimate) -> BodyParams:
+    """Rotations and shape as the body model takes them."""
+    return BodyParams(
+        global_orient=pose.rotmats[:, :1], body_pose=pose.rotmats[:, 1:], betas=pose.betas, transl=None
+    )
+
+
+def heat_target(
+    points: Float[Tensor, "batch points 2"],
+    inside: Bool[Tensor, "batch points"],
+    cells: Float[Tensor, "cells 2"],
+    sigma: float,
+) -> Float[Tensor, "batch points cells_1"]:
+    """Gaussian over the cells for points inside, all weight on the last entry for points outside."""
+    squared = (points[:, :, None] - cells).square().sum(-1)
+    target = (squared / (-2 * sigma**2)).softmax(dim=-1) * inside[..., None]
+    return torch.cat((target, (~inside[..., None]).to(target.dtype)), dim=-1)
+
+
+def pose_losses(pose: PoseEstimate, batch: TrainBatch, keypoint_body: KeypointBody) -> dict[str, Tensor]:
+    """Rotation, shape, 3D and reprojection terms, unweighted means."""
+    points = keypoint_body(body_params(pose))
+    projected = project_to_crop(points, pose.camera)
+    seen = batch.inside[..., None]
+    error_2d = (projected - batch.points).abs().clamp(max=1) * torch.where(seen, 1.0, 0.3)
+    return {
+        "rotation": (pose.rotmats[:, 1:] - batch.rotations[:, 1:]).abs().mean(),
+        "root": (pose.rotmats[:, :1] - batch.rotations[:, :1]).abs().mean(),
+        "betas": (pose.betas - batch.betas).square().mean(),
+        "points_3d": (points - points[:, :1] - batch.points_3d).abs().mean(),
+        "points_2d": error_2d.mean(),
+    }
+
+
+def losses(
+    output: KeypointSMPLOutput,
+    batch: TrainBatch,
+    keypoint_body: KeypointBody,
+    cells: Float[Tensor, "cells 2"],
+    weights: LossWeights,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Weighted sum and the unweighted terms."""
+    sigma = 1.2 * float(cells[:, 1].unique().diff()[0])
+    target = heat_target(batch.points, batch.inside, cells, sigma)
+    inside = batch.inside.float()
+    count = inside.sum().clamp(min=1)
+    log_heat = output.heat_logits.float().log_softmax(dim=-1)
+    terms = {
+        "heat": -(target * log_heat).sum(-1).mean(),
+        "xy": ((output.points.xy - batch.points).abs().sum(-1) * inside).sum() / count,
+        "depth": ((output.points.z - batch.points_3d[..., 2]).abs() * inside).sum() / count,
+        "mask": F.binary_cross_entropy_with_logits(output.mask_logits.float(), batch.mask),
+        **pose_losses(output.pose, batch, keypoint_body),
+    }
+    total = sum((getattr(weights, name) * value for name, value in terms.items()), torch.zeros(()))
+    return total, terms
