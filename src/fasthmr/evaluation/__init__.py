@@ -1,0 +1,1 @@
+"""Metrics of meshes, joints, keypoints and boxes."""
