@@ -88,6 +88,8 @@ def write_shards(
     ]
     note = {"people": {key: str(value) for key, value in people.items()}, "start": start, "count": count}
     (directory / "shards.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
+    if not jobs:
+        return 0
     if workers <= 1:
         _render_jobs(dict(people), directory, jobs)
         return len(jobs)

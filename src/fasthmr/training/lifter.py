@@ -39,10 +39,10 @@ class LifterConfig:
         hidden: Share of points with a low score.
     """
 
-    steps: int = 2500
-    batch_size: int = 256
+    steps: int = 1200
+    batch_size: int = 128
     learning_rate: float = 1e-3
-    poses: int = 60_000
+    poses: int = 100_000
     xy_noise: float = 0.03
     z_noise: float = 0.15
     wrong: float = 0.04

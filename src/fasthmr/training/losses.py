@@ -42,16 +42,27 @@ def body_params(pose: PoseEstimate) -> BodyParams:
     )
 
 
-def heat_target(
+def heat_loss(
+    heat_logits: Float[Tensor, "batch points cells_1"],
     points: Float[Tensor, "batch points 2"],
     inside: Bool[Tensor, "batch points"],
-    cells: Float[Tensor, "cells 2"],
+    columns: Float[Tensor, "columns"],
+    rows: Float[Tensor, "rows"],
     sigma: float,
-) -> Float[Tensor, "batch points cells_1"]:
-    """Gaussian over the cells for points inside, all weight on the last entry for points outside."""
-    squared = (points[:, :, None] - cells).square().sum(-1)
-    target = (squared / (-2 * sigma**2)).softmax(dim=-1) * inside[..., None]
-    return torch.cat((target, (~inside[..., None]).to(target.dtype)), dim=-1)
+) -> Float[Tensor, ""]:
+    """Cross-entropy with a Gaussian for points inside, with the last logit for points outside.
+
+    Args:
+        columns, rows: Cell centres in crop units.
+        sigma: Standard deviation of the target in crop units.
+    """
+    log_heat = heat_logits.float().log_softmax(dim=-1)
+    along_x = ((points[..., :1] - columns).square() / (-2 * sigma**2)).softmax(dim=-1)
+    along_y = ((points[..., 1:] - rows).square() / (-2 * sigma**2)).softmax(dim=-1)
+    maps = log_heat[..., :-1].unflatten(-1, (len(rows), len(columns)))
+    # The Gaussian factors, so its inner product with the map needs no map of its own.
+    crossed = ((maps @ along_x.unsqueeze(-1)).squeeze(-1) * along_y).sum(-1)
+    return -torch.where(inside, crossed, log_heat[..., -1]).mean()
 
 
 def pose_losses(pose: PoseEstimate, batch: TrainBatch, keypoint_body: KeypointBody) -> dict[str, Tensor]:
@@ -76,18 +87,22 @@ def losses(
     cells: Float[Tensor, "cells 2"],
     weights: LossWeights,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Weighted sum and the unweighted terms."""
-    sigma = 1.2 * float(cells[:, 1].unique().diff()[0])
-    target = heat_target(batch.points, batch.inside, cells, sigma)
+    """Weighted sum and the unweighted terms.
+
+    Args:
+        cells: Centres of the heat-map cells, row by row, in crop units.
+    """
+    width = batch.mask.shape[-1]
+    columns, rows = cells[:width, 0], cells[::width, 1]
+    sigma = 1.2 * float(columns[1] - columns[0])
     inside = batch.inside.float()
     count = inside.sum().clamp(min=1)
-    log_heat = output.heat_logits.float().log_softmax(dim=-1)
     terms = {
-        "heat": -(target * log_heat).sum(-1).mean(),
+        "heat": heat_loss(output.heat_logits, batch.points, batch.inside, columns, rows, sigma),
         "xy": ((output.points.xy - batch.points).abs().sum(-1) * inside).sum() / count,
         "depth": ((output.points.z - batch.points_3d[..., 2]).abs() * inside).sum() / count,
         "mask": F.binary_cross_entropy_with_logits(output.mask_logits.float(), batch.mask),
         **pose_losses(output.pose, batch, keypoint_body),
     }
-    total = sum((getattr(weights, name) * value for name, value in terms.items()), torch.zeros(()))
+    total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
     return total, terms

@@ -1,0 +1,201 @@
+"""Recipe `first_light`: the default preset from scratch on synthetic people.
+
+First the pose decoder learns as a lifter on poses alone, then the whole model on rendered crops. The rate is
+constant after a warm-up and falls linearly to zero over the last `decay_steps`, so that a run can go on from
+any checkpoint with more steps. Batch and augmentation of a step depend on (seed, step) only: a resumed run
+continues as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
+
+from fasthmr.body.default_body import load_default_body
+from fasthmr.body.keypoints import KeypointBody
+from fasthmr.checkpoints.files import save_weights
+from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
+from fasthmr.data.motion import MotionLibrary
+from fasthmr.data.records import KEYPOINTS_IN_POINTS
+from fasthmr.data.shards import load_shards, write_shards
+from fasthmr.data.synthetic import package_assets
+from fasthmr.models.keypoint_hmr import KeypointHMR
+from fasthmr.training.lifter import LifterConfig, pretrain_lifter
+from fasthmr.training.losses import LossWeights, losses
+from fasthmr.zoo import create_model
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLightConfig:
+    """Settings of the recipe.
+
+    Attributes:
+        data: Folder of rendered shards; records that are missing up to `records` are rendered first.
+        out: Folder for checkpoints and, at the end, `<preset>.safetensors`.
+        wardrobe: Folder with garments; None for the package's.
+        environments: Folder with backgrounds and lights; None for the package's.
+        motion: Folder with motion clips; None for the package's.
+        steps: Optimiser steps in all.
+        decay_steps: Steps at the end over which the rate falls to zero.
+        ema: Decay of the averaged weights, which are the ones kept.
+        bf16: Compute in bfloat16 where the processor has instructions for it.
+    """
+
+    data: Path
+    out: Path
+    preset: str = "fasthmr_s"
+    records: int = 48_000
+    render_workers: int = 2
+    wardrobe: Path | None = None
+    environments: Path | None = None
+    motion: Path | None = None
+    steps: int = 8000
+    decay_steps: int = 2000
+    warmup_steps: int = 300
+    batch_size: int = 48
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.03
+    ema: float = 0.998
+    bf16: bool = True
+    seed: int = 0
+    checkpoint_every: int = 250
+    weights: LossWeights = field(default_factory=LossWeights)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    lifter: LifterConfig = field(default_factory=LifterConfig)
+
+
+class StepBatches(IterableDataset[TrainBatch]):
+    """Augmented batches from step `start` on; step t is a function of (seed, t)."""
+
+    def __init__(self, store: RecordStore, model: KeypointHMR, config: FirstLightConfig, start: int) -> None:
+        self._store, self._config, self._start = store, config, start
+        self._image_size = model.config.encoder.image_size
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        config = self._config
+        for step in range(self._start, config.steps):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            indices = torch.randint(len(self._store), (config.batch_size,), generator=generator)
+            raw = self._store.batch(indices)
+            yield make_batch(raw, config.augment, generator, self._image_size[0], self._image_size)
+
+
+class FirstLight(L.LightningModule):
+    """Thin shell around the model: losses, averaging, rate."""
+
+    def __init__(self, config: FirstLightConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = cast(KeypointHMR, create_model(config.preset)).train()
+        self.averaged = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+        )
+        self.keypoint_body = KeypointBody(load_default_body(), KEYPOINTS_IN_POINTS)
+
+    def training_step(self, batch: TrainBatch, batch_index: int) -> torch.Tensor:
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+        output = self.model.estimate(pixels)
+        total, terms = losses(
+            output, batch, self.keypoint_body, self.model.head.cells, self.config.weights
+        )
+        if self.global_step % 50 == 0:
+            shown = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
+            _LOG.info("step %d: total %.4f %s", self.global_step, total.item(), shown)
+        return total
+
+    def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, index: int) -> TrainBatch:
+        return TrainBatch(**{key: value.to(device) for key, value in vars(batch).items()})
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.averaged.update_parameters(self.model)
+
+    def configure_optimizers(self) -> Any:
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+
+        def rate(step: int) -> float:
+            left = (config.steps - step) / max(config.decay_steps, 1)
+            return max(0.0, min(1.0, (step + 1) / config.warmup_steps, left))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Batches(L.LightningDataModule):
+    """Starts the stream of batches at the step that training has reached."""
+
+    def __init__(self, store: RecordStore, module: FirstLight) -> None:
+        super().__init__()
+        self._store, self._module = store, module
+
+    def train_dataloader(self) -> DataLoader[TrainBatch]:
+        module = self._module
+        batches = StepBatches(self._store, module.model, module.config, module.global_step)
+        return DataLoader(batches, batch_size=None)
+
+
+def export_weights(module: FirstLight, path: Path) -> None:
+    """Write the averaged weights in half precision."""
+    averaged = cast(KeypointHMR, module.averaged.module)
+    note = {"preset": module.config.preset, "recipe": "first_light", "step": str(module.global_step)}
+    save_weights(averaged, path, metadata=note)
+
+
+def train(config: FirstLightConfig) -> Path:
+    """Run or continue the recipe.
+
+    Returns:
+        The file with the averaged weights.
+    """
+    logging.getLogger("fasthmr").setLevel(logging.INFO)
+    L.seed_everything(config.seed)
+    people = {"split": "train", "seed": config.seed}
+    people |= {key: getattr(config, key) for key in ("wardrobe", "environments", "motion")}
+    write_shards(people, config.data, config.records, config.render_workers)
+    store = RecordStore(load_shards(config.data))
+    config.out.mkdir(parents=True, exist_ok=True)
+    last = config.out / "last.ckpt"
+    module = FirstLight(config)
+    if not last.is_file() and config.lifter.steps:
+        library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
+        pretrain_lifter(module.model.head.decoder, library, module.keypoint_body.body, config.lifter)
+    module.model.to(memory_format=torch.channels_last)
+    fast_bf16 = config.bf16 and (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=config.steps,
+        precision="bf16-mixed" if fast_bf16 else "32-true",
+        gradient_clip_val=1.0,
+        callbacks=[
+            ModelCheckpoint(
+                dirpath=config.out, filename="last", every_n_train_steps=config.checkpoint_every,
+                save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False,
+            )
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=config.out,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=_Batches(store, module), ckpt_path=str(last) if last.is_file() else None)
+    target = config.out / f"{config.preset}.safetensors"
+    export_weights(module, target)
+    _LOG.info("%s after %d steps; settings %s", target, module.global_step, asdict(config))
+    return target
