@@ -12,7 +12,6 @@ function cheaper (`docs/design/002-hmr2-exact-speedups.md`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -175,8 +174,8 @@ class ContextDecoder(nn.Module):
         return x
 
     @property
-    def _typed_layers(self) -> Sequence[ContextDecoderLayer]:
-        return cast("Sequence[ContextDecoderLayer]", self.layers)
+    def _typed_layers(self) -> list[ContextDecoderLayer]:
+        return cast("list[ContextDecoderLayer]", list(self.layers))
 
     def _start(
         self, token: Float[Tensor, "batch token_dim"]
