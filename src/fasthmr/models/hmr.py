@@ -51,7 +51,7 @@ class HMR(nn.Module):
         self.crop_size, width = config.encoder.image_size
         self.margin = (self.crop_size - width) // 2
 
-    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> HMROutput:
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> HMROutput:
         """Estimate from normalised crops (`geometry.crops.crop_pictures`).
 
         Raises:
