@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 _INTERNAL = 1
 
-# Modules with a dataclass `Config` and `main(config)`.
-_RECIPES = {"first_light": "fasthmr.training.first_light"}
-_REPORTS = {"first_light": "fasthmr.training.first_light_report"}
+# Functions of one configuration, whose fields become the options.
+_RECIPES = {"first_light": "fasthmr.training.first_light:train"}
+_REPORTS = {"first_light": "fasthmr.training.first_light_report:report"}
 
 
 def demo(out: Path = Path("fasthmr-demo"), debug: bool = False) -> None:
@@ -262,11 +262,18 @@ def _run_module(command: str, arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in table:
         raise UsageError(f"unknown {command} '{name}'{did_you_mean(name, list(table))}; known: {known}")
+    import logging
+
     import tyro
 
-    module = importlib.import_module(table[name])
-    rest = [argument for argument in rest if argument != "--debug"]
-    module.main(tyro.cli(module.Config, prog=f"fasthmr {command} {name}", args=rest))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    module, function = table[name].split(":")
+    tyro.cli(
+        getattr(importlib.import_module(module), function),
+        prog=f"fasthmr {command} {name}",
+        args=[argument for argument in rest if argument != "--debug"],
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
 
 
 def _help() -> str:

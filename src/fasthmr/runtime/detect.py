@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from fasthmr.geometry.boxes import clip_boxes
 from fasthmr.types import Detections
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Anything that finds people in an RGB picture."""
 

@@ -150,7 +150,7 @@ class OnnxDetector:
             if dets[-1] == 5:
                 return "yolox_nms" if "yolox" in self.path.stem.lower() else "rtmdet"
         if len(first) == 3:
-            if len(shapes) == 1 and first[2] > 5 and first[1] == len(_grid(self._input_size)[0]):
+            if len(shapes) == 1 and first[1] == len(_grid(self._input_size)[0]) > first[2] > 5:
                 return "yolox"
             masks = _mask_channels(outputs)
             if first[2] == 6 + masks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.transfer import SHARED_JOINTS
-from fasthmr.errors import InputError, UsageError, did_you_mean
+from fasthmr.errors import InputError, UsageError
 from fasthmr.geometry.cameras import default_focal, fov_to_focal, intrinsics
 from fasthmr.geometry.crops import crop_pictures
 from fasthmr.io.body_files import load_body_file
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "fasthmr_s"
 
+_log = logging.getLogger(__name__)
+
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
@@ -43,7 +46,8 @@ class Pipeline:
 
     Args:
         model: Name of a preset ("default" for the one that comes with the package), or a module that takes
-            (batch, 3, crop_size, crop_size) normalised crops to an `HMROutput` and has `crop_size`.
+            (batch, 3, crop_size, crop_size) normalised crops to an `HMROutput` and has `crop_size`. Its
+            attribute `trained_body` says which body its parameters mean, "free" (if absent) or "smpl".
         body: An SMPL, SMPL-H or SMPL-X file or body to show instead of the free body that comes along.
         detector: "auto", "full" (one person fills the picture), an .onnx file, or a `Detector`.
         boxes: JSON or CSV file with the boxes of each picture; then nothing is detected.
@@ -81,19 +85,20 @@ class Pipeline:
         self.model = _load_model(model).to(self.device).eval()
         self.model_name = model if isinstance(model, str) else type(model).__name__
         self.crop_size = int(getattr(self.model, "crop_size", 256))
-        self._trained_body = load_default_body().to(self.device)
-        self.body = _load_body(body, self._trained_body).to(self.device)
+        free_body = load_default_body().to(self.device)
+        self.body = _load_body(body, free_body).to(self.device)
+        self._params_body = self._body_of_params(free_body)
         self.detector_name = str(detector) if isinstance(detector, str | Path) else type(detector).__name__
         self._detector_choice = detector
         self._detector: Detector | None = None
 
     def __call__(
-        self, source: str | Path | Picture, *, boxes: Float[np.ndarray, "persons 4"] | Sequence | None = None
+        self, source: str | Path | np.ndarray, *, boxes: np.ndarray | Sequence | None = None
     ) -> Clip:
         """The people in a picture file or an 8-bit RGB array; nobody is a valid result.
 
         Args:
-            boxes: Boxes (x1, y1, x2, y2) in pixels; then nothing is detected.
+            boxes: Rows (x1, y1, x2, y2) in pixels; then nothing is detected.
 
         Raises:
             InputError: The picture cannot be used, or a box lies outside it.
@@ -144,7 +149,7 @@ class Pipeline:
         rgb: Picture,
         *,
         path: Path | None = None,
-        boxes: Float[np.ndarray, "persons 4"] | Sequence | None = None,
+        boxes: np.ndarray | Sequence | None = None,
         watch: Stopwatch | None = None,
     ) -> Clip:
         """As a call with an array, with the name of its file and a stopwatch that goes on."""
@@ -187,9 +192,21 @@ class Pipeline:
         with watch("model"):
             output = run_model(self.model, crop.pixels, self.batch_size, self.device)
         with watch("body"):
-            placed = place_people(output, crop, focal, self._trained_body, self.body)
+            placed = place_people(output, crop, focal, self._params_body, self.body)
             points = coco_keypoints(output, placed, crop, people.scores, K, self.body)
             return as_persons(people, placed, points, source)
+
+    def _body_of_params(self, free_body: BodyModel) -> BodyModel:
+        """The body that the model's parameters mean."""
+        if getattr(self.model, "trained_body", "free") == "free":
+            return free_body
+        if self.body is free_body:
+            _log.warning(
+                "model '%s' was trained on SMPL; on the free body its shapes and places are approximate, "
+                "give body=FILE with your SMPL file",
+                self.model_name,
+            )
+        return self.body
 
     def _find(self, rgb: Picture, path: Path | None, boxes: object) -> Detections:
         height, width = rgb.shape[:2]
@@ -214,7 +231,7 @@ class Pipeline:
         return default_focal(image_size)
 
 
-def _as_picture(source: str | Path | Picture) -> Picture:
+def _as_picture(source: str | Path | np.ndarray) -> Picture:
     if isinstance(source, str | Path):
         return read_image(source)
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
@@ -264,18 +281,14 @@ def _choose_device(device: str) -> torch.device:
 def _load_model(model: str | nn.Module) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
-    from fasthmr.zoo import create_model, list_models
+    from fasthmr.zoo import create_model
 
-    name = DEFAULT_MODEL if model == "default" else model
-    if name not in list_models():
-        hint = did_you_mean(name, list_models())
-        raise UsageError(f"unknown model '{name}'{hint}; 'fasthmr models' lists all")
-    return create_model(name, pretrained=True)
+    return create_model(DEFAULT_MODEL if model == "default" else model, pretrained=True)
 
 
-def _load_body(body: str | Path | BodyModel | None, trained_body: BodyModel) -> BodyModel:
+def _load_body(body: str | Path | BodyModel | None, free_body: BodyModel) -> BodyModel:
     if body is None:
-        return trained_body
+        return free_body
     loaded = body if isinstance(body, BodyModel) else load_body_file(body)
     if loaded.num_joints < SHARED_JOINTS:
         place = loaded.name if isinstance(body, BodyModel) else body

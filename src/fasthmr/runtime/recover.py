@@ -59,12 +59,12 @@ def run_model(
 
 
 def place_people(
-    output: HMROutput, crop: Crop, focal: Float[Tensor, ""], trained_body: BodyModel, body: BodyModel
+    output: HMROutput, crop: Crop, focal: Float[Tensor, ""], params_body: BodyModel, body: BodyModel
 ) -> PlacedPeople:
     """Moves people from the cameras of their crops to that of the picture and poses the body.
 
     Args:
-        trained_body: The body that the model's parameters mean.
+        params_body: The body that the model's parameters mean.
         body: The body to show.
     """
     camera = output.camera.double().cpu()
@@ -80,8 +80,8 @@ def place_people(
         betas=given.betas,
         transl=transl.to(given.betas),
     )
-    if body is not trained_body:
-        params = transfer_params(params, trained_body, body)
+    if body is not params_body:
+        params = transfer_params(params, params_body, body)
     return PlacedPeople(params=params, mesh=body(params))
 
 

@@ -36,6 +36,7 @@ register_preset(
             config=partial(_hmr2, size),
             description=f"HMR 2.0 with ViT-{size.upper()}",
             layout=HMR2_TABLE,
+            trained_body="smpl",
             paper_params=params,
             paper_macs=macs,
         )

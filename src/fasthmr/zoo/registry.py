@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -35,6 +35,7 @@ class Preset:
         config: Makes its configuration.
         description: One line for listings.
         layout: Key names of published checkpoints for it.
+        trained_body: Body that its shape coefficients mean: the one that comes with the package, or SMPL.
         paper_params: Parameters that the paper or released code counts, or None.
         paper_macs: Multiply-accumulates for one crop, attention products included, or None.
     """
@@ -43,6 +44,7 @@ class Preset:
     config: Callable[[], ModelConfig]
     description: str
     layout: KeyTable = OWN_TABLE
+    trained_body: Literal["free", "smpl"] = "free"
     paper_params: int | None = None
     paper_macs: float | None = None
 
@@ -87,7 +89,7 @@ def pretrained_file(name: str) -> Path | None:
 
 
 def create_model(name: str, checkpoint: Path | str | None = None, pretrained: bool = False) -> nn.Module:
-    """Build a preset, in evaluation mode.
+    """Build a preset, in evaluation mode, with the preset's `trained_body` as an attribute.
 
     Args:
         name: One of `list_models()`.
@@ -112,6 +114,7 @@ def create_model(name: str, checkpoint: Path | str | None = None, pretrained: bo
                 f"give checkpoint=FILE, or use one of: {', '.join(available) or 'none'}"
             )
     model: nn.Module = row.config().build()
+    model.__dict__["trained_body"] = row.trained_body
     if source is not None:
         state, _ = read_weights(source)
         own_layout = not state.keys().isdisjoint(model.state_dict().keys())

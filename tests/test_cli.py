@@ -1,0 +1,458 @@
+"""The command line: exit codes, one line per error, and what is left on the disk."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import struct
+import sys
+import types
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+import fasthmr
+from fasthmr import cli
+from fasthmr.results import Clip
+from fasthmr.runtime import pipeline as pipeline_module
+from fasthmr.runtime.manifest import FILE_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Exit code and what was written to the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        return self.err.splitlines()[-1]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    stand_in_model: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """Runs the command line in this process, with the stand-in as default model, in an empty folder."""
+    load = pipeline_module._load_model
+    monkeypatch.setattr(
+        pipeline_module, "_load_model", lambda model: stand_in_model if model == "default" else load(model)
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Outcome:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err or "--debug" in arguments
+        return Outcome(code=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+def results(folder: Path) -> set[str]:
+    """Everything in the folder but the manifest, hidden files included."""
+    return {path.name for path in folder.iterdir()} - {FILE_NAME} if folder.exists() else set()
+
+
+def test_predict_writes_results_and_stage_times(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "in" / "a.png")
+    make_picture(tmp_path / "in" / "b.jpg")
+    done = run("predict", "in", "--detector", "full", "--save", "overlay,glb,npz,obj,json")
+    assert done.code == 0, done.err
+    assert len(results(tmp_path / "out")) == 10
+    for stage in ("read", "detect", "crop", "model", "body", "render", "write"):
+        assert f"{stage} " in done.err
+    assert "median" in done.err and "total" in done.err
+    assert done.out == ""
+    assert "[2/2] in/b.jpg: 1 person" in done.err
+
+
+def test_json_goes_to_stdout(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    done = run("predict", "a.png", "b.png", "--detector", "full", "--json", "--save", "npz")
+    assert done.code == 6
+    told = json.loads(done.out)
+    assert [item["status"] for item in told["items"]] == ["ok", "failed"]
+    assert told["items"][0]["outputs"] == [str(Path("out") / "a.npz")]
+    assert told["failed"] == 1
+    assert told["timings"]["model"]["total"] > 0
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds one black row at most."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+BAD_PICTURES = {
+    "missing.jpg": (None, "no such file"),
+    "empty.png": (b"", "empty"),
+    "text.jpg": (b"this is no picture", "not a JPEG"),
+    "video.jpg": (b"\0\0\0\x20ftypisom", "not a JPEG"),
+    "huge.png": (png_header(40_000, 40_000), "too large|limit"),
+    "notes.xyz": (b"something", "not a JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_PICTURES))
+def test_a_bad_picture_is_one_line_and_exit_3(run: Run, tmp_path: Path, name: str) -> None:
+    content, message = BAD_PICTURES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = run("predict", name, "--detector", "full")
+    assert done.code == 3
+    assert name in done.last
+    assert any(part in done.last for part in message.split("|"))
+    assert not results(tmp_path / "out")
+
+
+def test_a_truncated_picture_is_exit_3(run: Run, make_picture, tmp_path: Path) -> None:
+    whole = make_picture(tmp_path / "cut.jpg", width=300, height=300).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    done = run("predict", "cut.jpg", "--detector", "full")
+    assert done.code == 3
+    assert "cut.jpg" in done.last and "truncated" in done.last
+    assert not results(tmp_path / "out")
+
+
+def test_in_a_folder_the_other_pictures_finish_and_the_code_is_6(
+    run: Run, make_picture, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    make_picture(folder / "good1.png")
+    make_picture(folder / "good2.webp")
+    for name, (content, _) in BAD_PICTURES.items():
+        if content is not None:
+            (folder / name).write_bytes(content)
+    done = run("predict", "in", "--detector", "full", "--save", "glb")
+    assert done.code == 6
+    assert results(tmp_path / "out") == {"good1.glb", "good2.glb"}
+    assert "4 of 6 pictures failed" in done.last
+    for name in ("empty.png", "text.jpg", "video.jpg", "huge.png"):
+        assert sum(name in line for line in done.err.splitlines()) == 1
+
+
+def odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pictures of unusual kinds that are fine, and the size of their overlay (width, height)."""
+    random = np.random.default_rng(0)
+    rgb = Image.fromarray(random.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    folder.mkdir()
+    Image.fromarray(random.integers(0, 65536, (40, 30), dtype=np.uint16)).save(folder / "deep.png")
+    rgb.convert("CMYK").save(folder / "cmyk.jpg")
+    rgb.convert("RGBA").save(folder / "alpha.png")
+    rgb.convert("L").save(folder / "grey.png")
+    rgb.convert("P").save(folder / "palette.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    rgb.save(folder / "turned.jpg", exif=exif)
+    rgb.save(folder / "really_a_png.jpg", format="PNG")
+    rgb.resize((1, 200)).save(folder / "thin.png")
+    rgb.resize((200, 1)).save(folder / "flat.png")
+    rgb.resize((1, 1)).save(folder / "dot.png")
+    sizes = dict.fromkeys(("deep", "cmyk", "alpha", "grey", "palette", "really_a_png"), (30, 40))
+    return sizes | {"turned": (40, 30), "thin": (1, 200), "flat": (200, 1), "dot": (1, 1)}
+
+
+def test_pictures_of_unusual_kinds_are_handled(run: Run, tmp_path: Path) -> None:
+    sizes = odd_pictures(tmp_path / "in")
+    done = run("predict", "in", "--detector", "full", "--save", "overlay,npz")
+    assert done.code == 0, done.err
+    for stem, size in sizes.items():
+        with Image.open(tmp_path / "out" / f"{stem}.overlay.png") as overlay:
+            assert overlay.size == size
+        assert Clip.load(tmp_path / "out" / f"{stem}.npz").image_size == size
+
+
+def test_boxes_outside_the_picture(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "boxes.json").write_text('{"a.png": [[500, 500, 600, 600]]}')
+    done = run("predict", "a.png", "--boxes", "boxes.json")
+    assert done.code == 3
+    assert "a.png: box 0" in done.last and "outside the picture of 48x64" in done.last
+    (tmp_path / "boxes.json").write_text('{"a.png": [[-50, -50, 600, 600]]}')
+    assert run("predict", "a.png", "--boxes", "boxes.json", "--save", "npz").code == 0
+    assert Clip.load(tmp_path / "out" / "a.npz").persons[0].boxes_xyxy.tolist() == [[0, 0, 48, 64]]
+    (tmp_path / "boxes.json").write_text("[[0, 0, 1")
+    done = run("predict", "a.png", "--boxes", "boxes.json")
+    assert done.code == 3
+    assert "boxes.json: not valid JSON" in done.last
+
+
+def test_unknown_preset_suggests_the_nearest(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    done = run("predict", "a.png", "--model", "hmr2_vit_hh")
+    assert done.code == 2
+    assert "did you mean 'hmr2_vit_h'" in done.last
+    assert not (tmp_path / "out").exists()
+
+
+class _Gadget:
+    """Runs a command when it is unpickled carelessly."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple:
+        import os
+
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("kind", ["malicious", "nan", "shape", "garbage"])
+def test_bad_body_files_are_exit_4_and_never_run(run: Run, make_picture, tmp_path: Path, kind: str) -> None:
+    make_picture(tmp_path / "a.png")
+    vertices, joints = 6890, 24
+    arrays = {
+        "v_template": np.zeros((vertices, 3)),
+        "shapedirs": np.zeros((vertices, 3, 10)),
+        "posedirs": np.zeros((vertices, 3, 207)),
+        "J_regressor": np.full((joints, vertices), 1 / vertices),
+        "weights": np.full((vertices, joints), 1 / joints),
+        "f": np.zeros((13776, 3), dtype=np.uint32),
+        "kintree_table": np.stack([np.arange(joints) - 1, np.arange(joints)]),
+    }
+    body = tmp_path / ("body.pkl" if kind in ("malicious", "garbage") else "body.npz")
+    if kind == "malicious":
+        body.write_bytes(pickle.dumps({"v_template": _Gadget(f"touch {tmp_path}/canary")}))
+    elif kind == "garbage":
+        body.write_bytes(b"\x80\x04garbage")
+    elif kind == "nan":
+        arrays["v_template"][7, 1] = np.nan
+        np.savez(body, **arrays)
+    else:
+        np.savez(body, **(arrays | {"weights": np.zeros((12, 3))}))
+    done = run("predict", "a.png", "--body", body)
+    assert done.code == 4, done.err
+    assert body.name in done.last
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "canary").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict"], "no pictures given"),
+        (["predict", "clip.mp4"], "videos are not supported"),
+        (["predict", "0"], "cameras are not supported"),
+        (["predict", "rtsp://host/stream"], "streams are not supported"),
+        (["predict", "a.png", "--save", "overly"], "did you mean 'overlay'"),
+        (["predict", "a.png", "--save", ","], "nothing to save"),
+        (["predict", "a.png", "--detector", "ful"], "did you mean 'full'"),
+        (["predict", "a.png", "--focal", "-1"], "positive"),
+        (["predict", "a.png", "--focal", "5", "--fov", "5"], "not both"),
+        (["predict", "a.png", "--device", "abacus"], "not available"),
+        (["predcit", "a.png"], "did you mean 'predict'"),
+        (["convert", "a.npz", "--to", "gbl"], "did you mean 'glb'"),
+        (["models", "nothing*"], "no model matches"),
+        (["train"], "needs a name"),
+        (["train", "first_lite"], "did you mean 'first_light'"),
+        (["report", "nonsense"], "unknown report"),
+        ([], "no command"),
+    ],
+)
+def test_wrong_usage_is_exit_2(
+    run: Run, make_picture, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    make_picture(tmp_path / "a.png")
+    done = run(*arguments)
+    assert done.code == 2
+    assert message in done.last
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", "a.png", "--nonsense"], ["predict", "a.png", "--focal", "far"]]
+)
+def test_options_that_do_not_parse_are_exit_2(run: Run, arguments: list[str]) -> None:
+    assert run(*arguments).code == 2
+
+
+def test_an_empty_folder_is_exit_3(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    done = run("predict", "in")
+    assert done.code == 3
+    assert "holds no pictures" in done.last
+
+
+def test_a_place_that_cannot_be_written_is_exit_5(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "out").write_text("a file")
+    done = run("predict", "a.png", "--detector", "full")
+    assert done.code == 5
+    assert "out" in done.last
+
+
+def test_resume_skips_what_is_done(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "in" / "a.png")
+    assert run("predict", "in", "--detector", "full").code == 0
+    make_picture(tmp_path / "in" / "b.png")
+    done = run("predict", "in", "--detector", "full", "--resume")
+    assert "a.png: done before" in done.err
+    assert "b.png: 1 person" in done.err
+    again = run("predict", "in", "--detector", "full", "--resume")
+    assert again.code == 0
+    assert "b.png: done before" in again.err
+
+
+def test_videos_in_a_folder_are_named_and_left_out(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "clip.mp4").write_bytes(b"x")
+    done = run("predict", "in", "--detector", "full", "--save", "npz")
+    assert done.code == 0
+    assert "1 videos are left out" in done.err
+
+
+def test_r30_file_names_cannot_act_on_the_terminal(run: Run, make_picture, tmp_path: Path) -> None:
+    name = "[red]x\x1b[2J\u202e.png"
+    make_picture(tmp_path / "in" / name)
+    (tmp_path / "in" / ("bad" + name)).write_bytes(b"")
+    done = run("predict", "in", "--detector", "full", "--save", "npz")
+    assert done.code == 6
+    assert "\x1b" not in done.err and "\u202e" not in done.err
+    assert r"[red]x\x1b[2J\u202e.png: 1 person" in done.err
+    assert r"bad[red]x\x1b[2J\u202e.png" in done.err
+
+
+def test_debug_shows_the_traceback(run: Run, tmp_path: Path) -> None:
+    done = run("predict", "missing.png", "--detector", "full", "--debug")
+    assert done.code == 3
+    assert "Traceback" in done.err
+    assert "missing.png: no such file" in done.last
+
+
+def test_interruption_is_exit_130(
+    run: Run, make_picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    make_picture(tmp_path / "a.png")
+    monkeypatch.setattr("fasthmr.runtime.batch.write_image", interrupt)
+    assert run("predict", "a.png", "--detector", "full").code == 130
+    assert not results(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("error", "code"), [(MemoryError(), 5), (ZeroDivisionError("a defect"), 1)])
+def test_other_errors_are_one_line_too(
+    run: Run, make_picture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, code: int
+) -> None:
+    def fail(self: object) -> None:
+        raise error
+
+    make_picture(tmp_path / "a.png")
+    monkeypatch.setattr(pipeline_module.Pipeline, "prepare", fail)
+    done = run("predict", "a.png")
+    assert done.code == code
+    assert len(done.err.splitlines()) == 1
+
+
+def test_convert(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    assert run("predict", "a.png", "--detector", "full", "--save", "npz").code == 0
+    done = run("convert", "out/a.npz", "--to", "glb,obj,json", "--out", "other")
+    assert done.code == 0
+    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".glb", ".obj", ".json"}
+    assert "wrote other/a.glb" in done.err
+    assert run("convert", "out/a.npz", "--to", "glb").code == 0
+    assert (tmp_path / "out" / "a.glb").exists()
+    shutil.copy(tmp_path / "a.png", tmp_path / "no_result.npz")
+    done = run("convert", "no_result.npz", "--to", "glb")
+    assert done.code == 3
+    assert "no_result.npz" in done.last
+    assert run("convert", "missing.npz", "--to", "glb").code == 3
+
+
+def test_models(run: Run) -> None:
+    done = run("models", "hmr2_vit_[sb]", "--json")
+    assert done.code == 0
+    rows = {row["name"]: row for row in json.loads(done.out)}
+    assert set(rows) == {"hmr2_vit_s", "hmr2_vit_b"}
+    assert rows["hmr2_vit_s"]["parameters"] == 55_705_757
+    assert rows["hmr2_vit_s"]["weights"] is False
+    assert "hmr2_vit_b" in run("models", "hmr2_vit_b").out
+
+
+def test_doctor(run: Run) -> None:
+    done = run("doctor", "--json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert told["fasthmr"]["version"] == fasthmr.__version__
+    assert "body.safetensors" in told["assets"]
+    assert set(told["packages"]) >= {"torch", "numpy", "opencv-python-headless"}
+    assert "Apache-2.0" in told["licences"]["fasthmr"]
+    assert "licences" in run("doctor").out
+
+
+def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fasthmr.runtime.pipeline.load_detector", lambda choice: choice_full())
+    done = run("demo")
+    assert done.code == 0, done.err
+    assert "fasthmr-demo" in done.last
+    made = results(tmp_path / "fasthmr-demo")
+    assert made == {
+        f"{stem}.{end}" for stem in ("astronaut", "skier") for end in ("overlay.png", "glb", "npz")
+    }
+
+
+def choice_full() -> object:
+    from fasthmr.runtime.detect import FullFrame
+
+    return FullFrame()
+
+
+def test_help_and_version(run: Run) -> None:
+    assert "predict" in run("--help").out
+    assert run("--version").out == f"fasthmr {fasthmr.__version__}\n"
+    for command in ("predict", "train", "report"):
+        assert f"fasthmr {command}" in run(command, "--help").out
+
+
+def test_recipes_take_their_own_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """A recipe.
+
+        Attributes:
+            steps: How long.
+        """
+
+        steps: int = 3
+
+    module = types.ModuleType("fasthmr.training.first_light")
+    seen: list[Config] = []
+
+    def train(config: Config) -> None:
+        seen.append(config)
+
+    module.train = train
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert run("train", "first_light", "--steps", "7", "--debug").code == 0
+    assert seen == [Config(steps=7)]
+    assert "--steps" in run("train", "first_light", "--help").out
+    assert run("train", "first_light", "--steps", "many").code == 2
