@@ -150,16 +150,23 @@ def run_case(folder: Path, row: Mapping[str, Any], checkers: Mapping[str, Checke
 
 
 def judge(case: Case, result: Result) -> Outcome:
-    """Compare what a checker computed with the references; every `output/` tensor must be among it."""
+    """Compare what a checker computed with the references; every `output/` tensor must be among it.
+
+    Values that the case stores no reference for (some cases leave out `mid/`) are not compared.
+    """
     reasons: list[str] = []
     missing = sorted(k for k in case.tensors if k.startswith("output/") and k not in result)
     if missing:
         reasons.append(f"not computed: {', '.join(missing)}")
-    if not result:
+    pairs = {
+        name: value if isinstance(value, Pair) else Pair(actual=value, expected=case.tensors[name])
+        for name, value in result.items()
+        if isinstance(value, Pair) or name in case.tensors
+    }
+    if not pairs:
         reasons.append("nothing was compared")
     largest, worst, worst_ratio = 0.0, "", -1.0
-    for name, value in result.items():
-        pair = value if isinstance(value, Pair) else Pair(actual=value, expected=case.tensors[name])
+    for name, pair in pairs.items():
         tolerance = pair.tolerance if pair.tolerance is not None else tolerance_of(name, case.tolerance)
         error, ratio, reason = compare(pair.actual, pair.expected, tolerance)
         largest = max(largest, error)
@@ -174,7 +181,7 @@ def judge(case: Case, result: Result) -> Outcome:
         max_abs=largest,
         tolerance=dict(case.tolerance),
         worst=worst,
-        used=worst_ratio if result else None,
+        used=worst_ratio if pairs else None,
         reason="; ".join(reasons),
     )
 

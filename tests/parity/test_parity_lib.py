@@ -68,6 +68,7 @@ def test_every_output_must_be_computed():
     both = judge(case, {"output/x": torch.zeros(2), "output/y": torch.full((2,), 0.05)})
     assert (both.status, both.worst) == ("PASS", "output/y")
     assert judge(case_of(), {}).status == "FAIL"
+    assert judge(case_of(), {"mid/left_out": torch.zeros(2)}).status == "FAIL"
     assert judge(case_of(), {"n": Pair(actual=3, expected=3, tolerance={"exact": True})}).status == "PASS"
 
 

@@ -52,6 +52,7 @@ def head_config(options: dict[str, Any]) -> SMPLHeadConfig:
         head_dim=options["dim_head"],
         mlp_dim=options["mlp_dim"],
         joints=1 + options.get("num_body_joints", 23),
+        num_betas=options.get("num_betas", 10),
         token_input=options.get("transformer_input", "zero"),
         iterations=options.get("ief_iters", 1),
         norm_eps=options.get("ln_eps", 1e-5),
@@ -206,7 +207,7 @@ def check_crop(case: Case) -> Result:
     options = case.meta["config"]
     picture = case.tensors["input/img_bgr"].flip(-1)
     aspect = tuple(options["bbox_shape"]) if options.get("bbox_shape") else (1, 1)
-    crop = crop_pictures(picture, case.tensors["input/boxes_xyxy"].float(), options["image_size"], aspect)
+    crop = crop_pictures(picture, case.tensors["input/boxes_xyxy"].double(), options["image_size"], aspect)
     return {
         "output/img": crop.pixels,
         "output/box_center": crop.box_center,
