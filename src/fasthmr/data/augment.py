@@ -91,7 +91,16 @@ class AugmentConfig:
     @classmethod
     def none(cls) -> AugmentConfig:
         return cls(
-            scale=0, rotate=0, shift=0, mirror=0, zoom=0, neighbour=0, occluder=0, color=0, blur=0, noise=0
+            scale=0.0,
+            rotate=0.0,
+            shift=0.0,
+            mirror=0.0,
+            zoom=0.0,
+            neighbour=0.0,
+            occluder=0.0,
+            color=0.0,
+            blur=0.0,
+            noise=0.0,
         )
 
 
@@ -276,7 +285,9 @@ def _degrade(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) 
             small = F.avg_pool2d(picked, 3, 1, 1) if step == 1 else F.avg_pool2d(picked, step)
             pixels[chosen] = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
     if config.color:
-        gain = torch.exp((draw(1, 1, 1) - 0.5) * 0.7 * config.color + (draw(3, 1, 1) - 0.5) * 0.3 * config.color)
+        gain = torch.exp(
+            (draw(1, 1, 1) - 0.5) * 0.7 * config.color + (draw(3, 1, 1) - 0.5) * 0.3 * config.color
+        )
         contrast = torch.exp((draw(1, 1, 1) - 0.6) * 0.7 * config.color)
         saturation = torch.where(draw(1, 1, 1) < 0.06, 0.05, 0.5 + draw(1, 1, 1))
         # One colour matrix and offset per crop: contrast about the mean, gain per channel, saturation.

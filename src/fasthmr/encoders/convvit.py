@@ -89,10 +89,7 @@ class ConvViT(nn.Module):
         )
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *(
-                    BasicBlock(w_in if i == 0 else w_out, w_out, stride if i == 0 else 1)
-                    for i in range(count)
-                )
+                *(BasicBlock(w_in if i == 0 else w_out, w_out, stride if i == 0 else 1) for i in range(count))
             )
             for w_in, w_out, stride, count in zip(
                 (w4, w4, w8), (w4, w8, w16), (1, 2, 2), config.blocks, strict=True
@@ -102,7 +99,8 @@ class ConvViT(nn.Module):
         self.grid = (height, width)
         self.pos_embed = nn.Parameter(torch.empty(1, height * width, w16).normal_(std=0.02))
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim=w16, heads=config.heads, mlp_ratio=config.mlp_ratio) for _ in range(config.depth)
+            TransformerBlock(dim=w16, heads=config.heads, mlp_ratio=config.mlp_ratio)
+            for _ in range(config.depth)
         )
         self.last_norm = nn.LayerNorm(w16, eps=1e-6)
 

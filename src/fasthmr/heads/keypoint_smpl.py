@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fasthmr.geometry.rotations import rot6d_to_rotmat
+from fasthmr.geometry.rotations import rot6d_to_rotmat, rotmat_to_rot6d
 from fasthmr.layers.block import TransformerBlock
 
 
@@ -136,13 +136,25 @@ class PoseDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.rotation = nn.Linear(dim, 6)
-        self.rotation_bias = nn.Parameter(torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(config.joints, 1))
+        self.rotation_bias = nn.Parameter(torch.empty(config.joints, 6))
+        self.start_from(torch.eye(3).repeat(config.joints, 1, 1))
         self.betas = nn.Linear(dim, config.num_betas)
         self.camera = nn.Linear(dim, 3)
         for readout in (self.rotation, self.betas, self.camera):
             nn.init.normal_(readout.weight, std=0.01)
             nn.init.zeros_(readout.bias)
         self.register_buffer("camera_mean", torch.tensor([0.9, 0.0, 0.0]))
+
+    def start_from(self, rotmats: Float[Tensor, "joints 3 3"]) -> None:
+        """Let untrained readouts give these rotations, the root turned to face the camera upright.
+
+        Without the turn (camera y points down) training ends in bodies that stand on their heads and bend
+        every joint to reach the points.
+        """
+        facing = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+        start = torch.cat((facing[None], rotmats[1:].to(facing)))
+        with torch.no_grad():
+            self.rotation_bias.copy_(rotmat_to_rot6d(start, layout="columns"))
 
     def forward(
         self,
@@ -173,7 +185,13 @@ class PoseDecoder(nn.Module):
 
 
 class KeypointSMPLHead(nn.Module):
-    """Maps of strides 4, 8 and 16 to body points, rotations, shape and camera."""
+    """Maps of strides 4, 8 and 16 to body points, rotations, shape and camera.
+
+    Attributes:
+        cells: Centres of the heat-map cells, row by row, in crop units.
+    """
+
+    cells: Float[Tensor, "cells 2"]
 
     def __init__(self, config: KeypointSMPLConfig) -> None:
         super().__init__()
@@ -195,9 +213,7 @@ class KeypointSMPLHead(nn.Module):
         inside = probability[..., :-1]
         score = 1 - probability[..., -1]
         attention = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        points = BodyPoints(
-            xy=attention @ self.cells, z=(attention * depth.float()).sum(dim=-1), score=score
-        )
+        points = BodyPoints(xy=attention @ self.cells, z=(attention * depth.float()).sum(dim=-1), score=score)
         coarse = maps[-1]
         rows, columns = self.config.grid
         pooled = F.avg_pool2d(attention.unflatten(-1, (rows, columns)), 4).flatten(2) * 16
@@ -209,6 +225,4 @@ class KeypointSMPLHead(nn.Module):
             dim=-1,
         )
         pose = self.decoder(points, gathered, coarse.mean(dim=(2, 3)))
-        return KeypointSMPLOutput(
-            heat_logits=heat_logits, mask_logits=mask_logits, points=points, pose=pose
-        )
+        return KeypointSMPLOutput(heat_logits=heat_logits, mask_logits=mask_logits, points=points, pose=pose)

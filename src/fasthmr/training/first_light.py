@@ -63,8 +63,8 @@ class FirstLightConfig:
     steps: int = 8000
     decay_steps: int = 2000
     warmup_steps: int = 300
-    batch_size: int = 48
-    learning_rate: float = 1.5e-3
+    batch_size: int = 32
+    learning_rate: float = 7e-4
     weight_decay: float = 0.03
     ema: float = 0.998
     bf16: bool = True
@@ -106,9 +106,7 @@ class FirstLight(L.LightningModule):
     def training_step(self, batch: TrainBatch, batch_index: int) -> torch.Tensor:
         pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
         output = self.model.estimate(pixels)
-        total, terms = losses(
-            output, batch, self.keypoint_body, self.model.head.cells, self.config.weights
-        )
+        total, terms = losses(output, batch, self.keypoint_body, self.model.head.cells, self.config.weights)
         if self.global_step % 50 == 0:
             shown = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
             _LOG.info("step %d: total %.4f %s", self.global_step, total.item(), shown)
@@ -125,7 +123,10 @@ class FirstLight(L.LightningModule):
         plain = [p for p in self.model.parameters() if p.dim() <= 1]
         config = self.config
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
         )
 
@@ -175,7 +176,7 @@ def train(config: FirstLightConfig) -> Path:
     if not last.is_file() and config.lifter.steps:
         library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
         pretrain_lifter(module.model.head.decoder, library, module.keypoint_body.body, config.lifter)
-    module.model.to(memory_format=torch.channels_last)
+    module.model = module.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fast_bf16 = config.bf16 and (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     trainer = L.Trainer(
         accelerator="auto",
@@ -199,3 +200,12 @@ def train(config: FirstLightConfig) -> Path:
     export_weights(module, target)
     _LOG.info("%s after %d steps; settings %s", target, module.global_step, asdict(config))
     return target
+
+
+Config = FirstLightConfig
+
+
+def main(config: FirstLightConfig) -> None:
+    """Run the recipe from the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(config)

@@ -39,7 +39,7 @@ class LifterConfig:
         hidden: Share of points with a low score.
     """
 
-    steps: int = 1200
+    steps: int = 900
     batch_size: int = 128
     learning_rate: float = 1e-3
     poses: int = 100_000
@@ -93,8 +93,12 @@ def lifter_batches(
         low, high = seen.amin(dim=1), seen.amax(dim=1)
         # The box grown to 3:4 as the crop is cut, jittered; skin reaches a little beyond the points.
         size = torch.maximum((high - low)[:, 1], (high - low)[:, 0] * 4 / 3) * 1.12
-        zoom = torch.exp(0.25 * (uniform() * 2 - 1)) * torch.where(uniform() < 0.3, 0.4 + 0.4 * uniform(), 1.0)
-        center = (low + high) / 2 + (uniform(2) - 0.5) * (0.2 + 0.8 * (1 - zoom).clamp(min=0))[:, None] * size[:, None]
+        zoom = torch.exp(0.25 * (uniform() * 2 - 1)) * torch.where(
+            uniform() < 0.3, 0.4 + 0.4 * uniform(), 1.0
+        )
+        center = (low + high) / 2 + (uniform(2) - 0.5) * (0.2 + 0.8 * (1 - zoom).clamp(min=0))[
+            :, None
+        ] * size[:, None]
         xy = (seen - center[:, None]) / (size * zoom)[:, None, None]
         inside = (xy[..., 0].abs() < 0.375) & (xy[..., 1].abs() < 0.5)
         yield (
@@ -130,10 +134,13 @@ def _noisy(
     return BodyPoints(xy=xy, z=torch.where(inside, z, torch.zeros(())), score=score)
 
 
-def pretrain_lifter(decoder: PoseDecoder, library: MotionLibrary, body: BodyModel, config: LifterConfig) -> None:
+def pretrain_lifter(
+    decoder: PoseDecoder, library: MotionLibrary, body: BodyModel, config: LifterConfig
+) -> None:
     """Train the decoder in place on positions alone."""
     keypoint_body = KeypointBody(body, KEYPOINTS_IN_POINTS)
     poses = draw_poses(library, config.poses, config.seed)
+    decoder.start_from(axis_angle_to_rotmat(poses[:10_000]).mean(dim=0))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05

@@ -28,11 +28,11 @@ class LossWeights:
     xy: float = 6.0
     depth: float = 2.0
     mask: float = 0.3
-    rotation: float = 1.0
-    root: float = 1.5
+    rotation: float = 2.5
+    root: float = 2.0
     points_3d: float = 8.0
     points_2d: float = 6.0
-    betas: float = 0.03
+    betas: float = 0.1
 
 
 def body_params(pose: PoseEstimate) -> BodyParams:
