@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -103,6 +103,7 @@ class Rendered:
     mask: UInt8[np.ndarray, "height width"]
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """Draws placed figures; GL and the software rasteriser both offer it."""
 
@@ -171,7 +172,7 @@ def box_figure() -> Figure:
                 point[axis], point[u_axis], point[v_axis] = sign * 0.5, u - 0.5, v - 0.5
                 position.append(point)
                 normal.append(np.eye(3)[axis] * sign)
-                uv.append((u, v))
+                uv.append((float(u), float(v)))
             quad = [(0, 1, 2), (0, 2, 3)] if sign > 0 else [(0, 2, 1), (0, 3, 2)]
             faces += [[start + c for c in corner] for corner in quad]
     return rigid_figure("box", np.array(position), np.array(normal), np.array(uv), np.array(faces))

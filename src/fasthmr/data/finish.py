@@ -56,8 +56,9 @@ def photograph(
     if packed < 0.5:
         quality = int(rng.integers(35, 96))
         done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if done:
-            picture = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        unpacked = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
+        if unpacked is not None:
+            picture = np.ascontiguousarray(unpacked[..., ::-1])
     return picture
 
 

@@ -7,6 +7,7 @@ pictures: picture = sRGB(t(0.8 L)), t the filmic curve of Narkowicz (2016), L = 
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -114,8 +115,12 @@ class GLRenderer:
 
         os.environ.setdefault("LP_NUM_THREADS", "0")
         self._gl = moderngl
-        self._context = moderngl.create_context(standalone=True, backend="egl", require=330)
-        self._program = self._context.program(vertex_shader=_VERTEX_SHADER, fragment_shader=_FRAGMENT_SHADER)
+        # Elsewhere the system's own library makes a context without a window.
+        settings: dict[str, Any] = {"backend": "egl"} if sys.platform == "linux" else {}
+        self._context = moderngl.create_context(require=330, standalone=True, **settings)
+        self._program: Any = self._context.program(
+            vertex_shader=_VERTEX_SHADER, fragment_shader=_FRAGMENT_SHADER
+        )
         self._buffers: OrderedDict[str, tuple[Any, Any, Any]] = OrderedDict()
         self._targets: dict[tuple[int, int], Any] = {}
         self._keep = keep

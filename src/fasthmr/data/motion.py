@@ -7,7 +7,7 @@ one `.npz` per file with `<clip>/pose`, (T, 24, 3) axis-angle relative to the pa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,8 @@ class MotionLibrary:
     trusted_wrists: np.ndarray
     limits: Float[np.ndarray, "2 24 3"]
     split: Split
+    _cumulative: np.ndarray = field(init=False, repr=False)
+    _wrist_clips: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def load(cls, directory: Path, split: Split, *, share_alike: bool = False) -> MotionLibrary:

@@ -116,7 +116,7 @@ class SyntheticBody:
         return cls(
             piece=piece,
             base_faces=base_faces,
-            eyeball_faces=eyeball.all(axis=1),
+            eyeball_faces=np.asarray(eyeball.all(axis=1)),
             J_template=model.J_template.numpy().astype(np.float64),
             J_shapedirs=model.J_shapedirs.numpy().astype(np.float64),
             surface_template=template[surface].astype(np.float64),

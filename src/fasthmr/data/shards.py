@@ -156,7 +156,7 @@ def _render_shard(source: Any, directory: Path, number: int, first: int, count: 
     temporary.replace(path)
     label_path = directory / f"{number:05d}.labels.npz"
     part = label_path.with_suffix(".part.npz")
-    np.savez(part, **arrays)
+    np.savez(part, **arrays)  # pyright: ignore[reportArgumentType]
     part.replace(label_path)
 
 

@@ -86,8 +86,8 @@ class SyntheticPeople:
             Path(motion or package_assets("motion")), split, share_alike=share_alike
         )
         self.body = SyntheticBody.from_model(load_default_body(), cell=cell)
-        bank, self.fabrics, self.patterns = _texture_bank(self.wardrobe, self.environments)
-        self.renderer = make_renderer(bank, renderer)
+        self.bank, self.fabrics, self.patterns = _texture_bank(self.wardrobe, self.environments)
+        self.renderer = make_renderer(self.bank, renderer)
         self._people: OrderedDict[int, tuple[Outfit, np.ndarray, Figure]] = OrderedDict()
 
     def rng(self, kind: int, number: int) -> np.random.Generator:
@@ -163,7 +163,7 @@ class SyntheticPeople:
             matrices=posed.matrices.astype(np.float32),
             layers=sample_layers(self.wardrobe, outfit, self.fabrics, rng),
             target=target,
-            fine=head_px >= _FINE_HEAD_PX,
+            fine=bool(head_px >= _FINE_HEAD_PX),
         )
 
     def _others(
@@ -252,9 +252,9 @@ def _labelled(
         betas=betas,
         joints_3d=points,
         points_2d=points_2d,
-        points_inside=((points_2d >= low) & (points_2d < high)).all(axis=1),
+        points_inside=np.asarray(((points_2d >= low) & (points_2d < high)).all(axis=1)),
         coco17=coco17,
-        coco17_inside=((coco17 >= low) & (coco17 < high)).all(axis=1),
+        coco17_inside=np.asarray(((coco17 >= low) & (coco17 < high)).all(axis=1)),
         K=framed.K,
         box_xyxy=framed.box_xyxy,
         inside_xyxy=framed.inside_xyxy,

@@ -91,8 +91,8 @@ class Wardrobe:
         if not known & set(items):
             raise InputError(f"{directory}: no garment of the index has geometry")
         slices, pictures = _read_pictures(items, directory)
-        linear = (pictures[..., :3].astype(np.float32) / 255) ** 2.2
-        weight = pictures[..., 3:].astype(np.float32) + 1e-3
+        sample = pictures[:, 4::8, 4::8].astype(np.float32)
+        linear, weight = (sample[..., :3] / 255) ** 2.2, sample[..., 3:] + 1e-3
         mean = (linear * weight).sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
         opacity = np.array([_is_see_through(items, name) for name in slices])
         return cls(
@@ -218,7 +218,9 @@ def surface_normals(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "
         ],
         axis=-1,
     )
-    return (total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-12)).astype(np.float32)
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    # The two sides of a sheet can cancel; any direction then does.
+    return np.where(length > 1e-12, total / np.maximum(length, 1e-12), [0.0, 0.0, 1.0]).astype(np.float32)
 
 
 def _is_see_through(items: dict[str, dict[str, Any]], name: str) -> bool:
@@ -263,14 +265,12 @@ def _read_picture(path: Path) -> UInt8[np.ndarray, "size size 4"]:
         raise InputError(f"{path}: not a picture that can be read")
     if picture.ndim == 2:
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-    picture = picture.astype(np.float32)
-    if picture.shape[2] == 3:
-        picture = np.concatenate([picture, np.full_like(picture[..., :1], 255)], axis=-1)
-    alpha = picture[..., 3:] / 255
-    colour = picture[..., :3] * alpha
-    way = cv2.INTER_AREA if picture.shape[0] > TEXTURE_SIZE else cv2.INTER_LINEAR
     size = (TEXTURE_SIZE, TEXTURE_SIZE)
-    colour = cv2.resize(colour, size, interpolation=way)
+    way = cv2.INTER_AREA if picture.shape[0] > TEXTURE_SIZE else cv2.INTER_LINEAR
+    if picture.shape[2] == 3:
+        return cv2.cvtColor(cv2.resize(picture, size, interpolation=way), cv2.COLOR_BGR2RGBA)
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    colour = cv2.resize(picture[..., :3] * alpha, size, interpolation=way)
     alpha = cv2.resize(alpha, size, interpolation=way)[..., None]
     # Where nothing is opaque, mipmaps need a neighbour's colour and not black.
     blurred_alpha = cv2.blur(alpha, (41, 41))[..., None] + 1e-4
