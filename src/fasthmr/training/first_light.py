@@ -115,27 +115,31 @@ class FirstLight(L.LightningModule):
     def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, index: int) -> TrainBatch:
         return TrainBatch(**{key: value.to(device) for key, value in vars(batch).items()})
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.averaged.update_parameters(self.model)
-
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        config = self.config
-        optimizer = torch.optim.AdamW(
+        return torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": decayed, "weight_decay": self.config.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
             ],
-            lr=config.learning_rate,
+            lr=self.config.learning_rate,
         )
 
-        def rate(step: int) -> float:
-            left = (config.steps - step) / max(config.decay_steps, 1)
-            return max(0.0, min(1.0, (step + 1) / config.warmup_steps, left))
+    def on_train_batch_start(self, *args: Any) -> None:
+        config, step = self.config, self.global_step
+        left = (config.steps - step) / max(config.decay_steps, 1)
+        rate = config.learning_rate * min(1.0, (step + 1) / config.warmup_steps, left)
+        for group in cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).param_groups:
+            group["lr"] = rate
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+class _Averaging(L.Callback):
+    """Updates the averaged weights; a callback, since those run before the checkpoint is written."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        module = cast(FirstLight, pl_module)
+        module.averaged.update_parameters(module.model)
 
 
 class _Batches(L.LightningDataModule):
@@ -185,6 +189,7 @@ def train(config: FirstLightConfig) -> Path:
         precision="bf16-mixed" if fast_bf16 else "32-true",
         gradient_clip_val=1.0,
         callbacks=[
+            _Averaging(),
             ModelCheckpoint(
                 dirpath=config.out, filename="last", every_n_train_steps=config.checkpoint_every,
                 save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False,
