@@ -29,6 +29,30 @@ idle*: ReActIdle dataset (Landa et al., 2025), MIT licence, converted to 24 join
 m2mbase, m2maddon: Mesh2Motion animation library, CC0 1.0; kaykit: KayKit Adventurers, CC0 1.0; both
 converted to 24 joints and thinned to 15 frames/s.
 Arrays: <clip>/pose (T, 24, 3) axis-angle to the parent joint, y up, facing +z; <clip>/root (T, 3) metres.
+
+Licence of the idle clips (github.com/Enekoassets/ReActIdle):
+
+MIT License
+
+Copyright (c) 2025 [RSAIT]
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this dataset and associated documentation files (the "Dataset"), to deal
+in the Dataset without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Dataset, and to permit persons to whom the Dataset is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Dataset.
+
+THE DATASET IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE DATASET OR THE USE OR OTHER DEALINGS IN THE
+DATASET.
 """
 ENVIRONMENT_NOTE = """Backgrounds, light and textures that come with the package
 
