@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fasthmr import __version__
 from fasthmr.errors import FastHMRError, PartialFailure, ResourceError, UsageError, did_you_mean
@@ -267,13 +267,16 @@ def _run_module(command: str, arguments: list[str]) -> None:
     import tyro
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    module, function = table[name].split(":")
-    tyro.cli(
-        getattr(importlib.import_module(module), function),
+    module, name_of_function = table[name].split(":")
+    function = getattr(importlib.import_module(module), name_of_function)
+    (config_type, *_) = get_type_hints(function).values()
+    config = tyro.cli(
+        config_type,
         prog=f"fasthmr {command} {name}",
         args=[argument for argument in rest if argument != "--debug"],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
+    function(config)
 
 
 def _help() -> str:

@@ -10,8 +10,8 @@ from fasthmr.body.default_body import load_default_body, load_default_hand
 from fasthmr.body.keypoints import KeypointBody
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_FLIP, COCO17_NAMES, MANO_PARENTS, SMPL_FLIP, SMPL_PARENTS
-from fasthmr.io.body_files import load_body_file
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
+from fasthmr.io.body_files import load_body_file
 from fasthmr.types import BodyParams
 
 

@@ -10,7 +10,9 @@ from fasthmr.data.shards import Shard
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 
 SIDE, CROP, SIZE = 160, 128, (128, 96)
-STRONG = AugmentConfig(zoom=0.0, neighbour=0.0, occluder=0.0, color=0.0, blur=0.0, noise=0.0, rotate=1.0, mirror=0.5)
+STRONG = AugmentConfig(
+    zoom=0.0, neighbour=0.0, occluder=0.0, color=0.0, blur=0.0, noise=0.0, rotate=1.0, mirror=0.5
+)
 
 
 def records(count: int, seed: int = 0) -> RawBatch:
@@ -19,7 +21,9 @@ def records(count: int, seed: int = 0) -> RawBatch:
     points = 40 + 80 * torch.rand(count, 35, 2, generator=generator)
     rows = torch.arange(SIDE, dtype=torch.float32)
     wrist = points[:, POINT_NAMES.index("left_wrist")]
-    squared = (rows[None, None, :] - wrist[:, 0, None, None]) ** 2 + (rows[None, :, None] - wrist[:, 1, None, None]) ** 2
+    squared = (rows[None, None, :] - wrist[:, 0, None, None]) ** 2 + (
+        rows[None, :, None] - wrist[:, 1, None, None]
+    ) ** 2
     blob = (255 * torch.exp(squared / -18)).to(torch.uint8)
     return RawBatch(
         rgbm=blob[..., None].repeat(1, 1, 1, 4),
@@ -47,7 +51,8 @@ def test_labels_follow_the_picture(config: AugmentConfig):
     seen = torch.stack(((x + 0.25 + 16) / 128 - 0.5, (y + 0.25) / 128 - 0.5), dim=-1)
     # A mirrored picture shows a left wrist as a right one.
     distances = [
-        (seen - result.points[:, POINT_NAMES.index(name)]).norm(dim=-1) for name in ("left_wrist", "right_wrist")
+        (seen - result.points[:, POINT_NAMES.index(name)]).norm(dim=-1)
+        for name in ("left_wrist", "right_wrist")
     ]
     well_inside = (seen[:, 0].abs() < 0.3) & (seen[:, 1].abs() < 0.42)
     nearest = torch.stack(distances).amin(0)[well_inside]
@@ -90,7 +95,7 @@ def test_all_changes_together_stay_finite():
     result = batch(records(32), AugmentConfig(zoom=1.0, neighbour=1.0, occluder=1.0, blur=1.0, noise=1.0))
     assert torch.isfinite(result.pixels).all() and torch.isfinite(result.points).all()
     assert result.mask.shape == (32, 32, 24)
-    assert 0 <= result.mask.min() and result.mask.max() <= 1
+    assert result.mask.min() >= 0 and result.mask.max() <= 1
 
 
 def test_store_reads_across_shards():

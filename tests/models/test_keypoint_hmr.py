@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fasthmr.checkpoints.config_json import config_from_json, config_to_json
 from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.heads.keypoint_smpl import BodyPoints, KeypointSMPLConfig
 from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
@@ -39,7 +40,7 @@ def test_rotations_are_rotations_and_points_lie_in_the_columns_seen():
     assert output.keypoints is not None
     assert output.keypoints.xy[..., 0].abs().max() <= 0.375
     assert output.keypoints.xy[..., 1].abs().max() <= 0.5
-    assert 0 <= output.keypoints.score.min() and output.keypoints.score.max() <= 1
+    assert output.keypoints.score.min() >= 0 and output.keypoints.score.max() <= 1
 
 
 def test_an_untrained_model_sees_somebody_upright_facing_the_camera():
@@ -61,7 +62,9 @@ def test_gradients_reach_all_parameters():
             torch.nn.init.constant_(module.weight, 0.7)
     output = model.estimate(torch.randn(4, 3, 64, 48, generator=torch.Generator().manual_seed(1)))
     parts = (output.heat_logits, output.mask_logits, output.points.z, output.pose.rotmats, output.pose.betas)
-    loss = sum(part.float().square().mul(torch.linspace(0.5, 2, part.numel()).view_as(part)).sum() for part in parts)
+    loss = sum(
+        part.float().square().mul(torch.linspace(0.5, 2, part.numel()).view_as(part)).sum() for part in parts
+    )
     (loss + output.pose.camera.square().sum()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -96,6 +99,10 @@ def test_a_point_outside_the_crop_has_no_say_in_the_lifter():
     assert not torch.allclose(first.rotmats, third.rotmats)
 
 
+def test_configuration_survives_json():
+    assert config_from_json(config_to_json(TINY)) == TINY
+
+
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="128 x 128"):
         tiny()(torch.zeros(1, 3, 64, 64))
@@ -110,7 +117,9 @@ def test_compiled_and_exported_models_agree_with_eager():
     model, pixels = tiny(), crops(2)
     expected = values(model, pixels)
     with torch.no_grad():
-        torch.testing.assert_close(values(torch.compile(model, backend="aot_eager"), pixels), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            values(torch.compile(model, backend="aot_eager"), pixels), expected, atol=1e-4, rtol=1e-4
+        )
         exported = torch.export.export(model.encoder, (torch.randn(2, 3, 64, 48),)).module()
         picture = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(3))
         torch.testing.assert_close(exported(picture), model.encoder(picture), atol=1e-5, rtol=1e-5)

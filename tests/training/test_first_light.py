@@ -14,7 +14,7 @@ from fasthmr.data.records import KEYPOINTS_IN_POINTS, POINT_NAMES
 from fasthmr.data.synthetic import package_assets
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
-from fasthmr.training.lifter import LifterConfig, lifter_batches, pretrain_lifter
+from fasthmr.training.lifter import LifterConfig, draw_poses, lifter_batches, pretrain_lifter
 from fasthmr.training.losses import heat_loss, pose_losses
 from fasthmr.zoo import create_model
 
@@ -38,8 +38,6 @@ def test_lifter_learns_and_its_batches_are_consistent():
     body = load_default_body()
     keypoint_body = KeypointBody(body, KEYPOINTS_IN_POINTS)
     config = LifterConfig(steps=60, batch_size=32, poses=400, xy_noise=0.005, z_noise=0.02)
-    poses = axis_angle_to_rotmat(torch.zeros(1, 24, 3))
-    assert poses.shape == (1, 24, 3, 3)
     points, batch = next(lifter_batches(torch.zeros(10, 24, 3), keypoint_body, config))
     left, right = POINT_NAMES.index("left_wrist"), POINT_NAMES.index("right_wrist")
     spread = (batch.points_3d[:, left] - batch.points_3d[:, right]).norm(dim=-1)
@@ -47,10 +45,10 @@ def test_lifter_learns_and_its_batches_are_consistent():
     assert points.xy.shape == (32, 35, 2) and batch.inside.float().mean() > 0.5
 
     torch.manual_seed(0)
-    decoder = KeypointSMPLConfig(channels=(8, 12, 16), map_channels=8, dim=48, depth=1, heads=4).build().decoder
+    decoder = (
+        KeypointSMPLConfig(channels=(8, 12, 16), map_channels=8, dim=48, depth=1, heads=4).build().decoder
+    )
     held_out = LifterConfig(batch_size=128, seed=9, xy_noise=0.005, z_noise=0.02)
-    from fasthmr.training.lifter import draw_poses
-
     test_points, test_batch = next(lifter_batches(draw_poses(library, 300, 5), keypoint_body, held_out))
     decoder.start_from(axis_angle_to_rotmat(draw_poses(library, 300, 1)).mean(dim=0))
     before = pose_losses(decoder(test_points), test_batch, keypoint_body)["points_3d"]
@@ -83,9 +81,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path):
 
     def run(out: str, steps: int) -> dict[str, torch.Tensor]:
         config = FirstLightConfig(
-            data=tmp_path / "records", out=tmp_path / out, records=12, steps=steps, decay_steps=0, warmup_steps=2,
-            batch_size=4, checkpoint_every=1, lifter=LifterConfig(steps=1, batch_size=4, poses=10),
-        )  # fmt: skip
+            data=tmp_path / "records",
+            out=tmp_path / out,
+            records=12,
+            steps=steps,
+            decay_steps=0,
+            warmup_steps=2,
+            batch_size=4,
+            checkpoint_every=1,
+            lifter=LifterConfig(steps=1, batch_size=4, poses=10),
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's own, about its loader and its tree utilities
             path = train(config)

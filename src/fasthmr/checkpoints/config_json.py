@@ -8,8 +8,10 @@ from typing import Any
 
 from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.errors import UnsafeFileError
+from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
+from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 
 
 def config_to_json(config: Any) -> str:
@@ -23,7 +25,8 @@ def config_from_json(text: str) -> Any:
     Raises:
         UnsafeFileError: The text is no known configuration.
     """
-    types: dict[str, type] = {cls.__name__: cls for cls in (HMRConfig, SMPLHeadConfig)}
+    parts = (HMRConfig, KeypointHMRConfig, KeypointSMPLConfig, SMPLHeadConfig)
+    types: dict[str, type] = {cls.__name__: cls for cls in parts}
     types.update((type(config).__name__, type(config)) for config in map(encoder_config, list_encoders()))
     try:
         return _from_plain(json.loads(text), types)

@@ -76,17 +76,17 @@ class AugmentConfig:
         neighbour: Share of crops into which another record's person is pasted.
     """
 
-    scale: float = 0.22
+    scale: float = 0.18
     rotation_deg: float = 18.0
-    rotate: float = 0.5
+    rotate: float = 0.35
     shift: float = 0.06
     mirror: float = 0.5
-    zoom: float = 0.12
-    neighbour: float = 0.2
-    occluder: float = 0.25
-    color: float = 1.0
-    blur: float = 0.3
-    noise: float = 0.4
+    zoom: float = 0.06
+    neighbour: float = 0.1
+    occluder: float = 0.12
+    color: float = 0.7
+    blur: float = 0.2
+    noise: float = 0.25
 
     @classmethod
     def none(cls) -> AugmentConfig:

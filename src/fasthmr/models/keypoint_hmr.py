@@ -29,7 +29,8 @@ class KeypointHMRConfig:
         height, width = self.encoder.image_size
         if self.head.grid != (height // 4, width // 4):
             raise ValueError(
-                f"KeypointHMRConfig: pictures of {self.encoder.image_size} need grid {(height // 4, width // 4)}"
+                f"KeypointHMRConfig: pictures of {self.encoder.image_size} need "
+                f"grid {(height // 4, width // 4)}"
             )
 
     def build(self) -> KeypointHMR:

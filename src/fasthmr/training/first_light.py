@@ -168,7 +168,6 @@ def train(config: FirstLightConfig) -> Path:
     Returns:
         The file with the averaged weights.
     """
-    logging.getLogger("fasthmr").setLevel(logging.INFO)
     L.seed_everything(config.seed)
     people = {"split": "train", "seed": config.seed}
     people |= {key: getattr(config, key) for key in ("wardrobe", "environments", "motion")}
@@ -205,12 +204,3 @@ def train(config: FirstLightConfig) -> Path:
     export_weights(module, target)
     _LOG.info("%s after %d steps; settings %s", target, module.global_step, asdict(config))
     return target
-
-
-Config = FirstLightConfig
-
-
-def main(config: FirstLightConfig) -> None:
-    """Run the recipe from the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(config)

@@ -70,9 +70,6 @@ class FirstLightReportConfig:
     seed: int = 0
 
 
-Config = FirstLightReportConfig
-
-
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
     """Pose of every test person as one predictor sees it."""
@@ -82,7 +79,7 @@ class Predicted:
 
 
 @torch.inference_mode()
-def main(config: FirstLightReportConfig) -> None:
+def report(config: FirstLightReportConfig) -> None:
     """Measure and write the report."""
     people = {"split": "test", "seed": config.seed}
     people |= {key: getattr(config, key) for key in ("wardrobe", "environments", "motion")}
