@@ -214,6 +214,9 @@ class KeypointSMPLHead(nn.Module):
         score = 1 - probability[..., -1]
         attention = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         points = BodyPoints(xy=attention @ self.cells, z=(attention * depth.float()).sum(dim=-1), score=score)
+        # Heat and depth learn from their own labels alone: the decoder's early errors would drown them.
+        attention = attention.detach()
+        given = BodyPoints(xy=points.xy.detach(), z=points.z.detach(), score=points.score.detach())
         coarse = maps[-1]
         rows, columns = self.config.grid
         pooled = F.avg_pool2d(attention.unflatten(-1, (rows, columns)), 4).flatten(2) * 16
@@ -224,5 +227,5 @@ class KeypointSMPLHead(nn.Module):
             ),
             dim=-1,
         )
-        pose = self.decoder(points, gathered, coarse.mean(dim=(2, 3)))
+        pose = self.decoder(given, gathered, coarse.mean(dim=(2, 3)))
         return KeypointSMPLOutput(heat_logits=heat_logits, mask_logits=mask_logits, points=points, pose=pose)

@@ -24,10 +24,10 @@ from fasthmr.types import BodyParams
 class LossWeights:
     """Weight of each mean term."""
 
-    heat: float = 0.4
+    heat: float = 1.5
     xy: float = 6.0
     depth: float = 2.0
-    mask: float = 0.3
+    mask: float = 0.5
     rotation: float = 2.5
     root: float = 2.0
     points_3d: float = 8.0
