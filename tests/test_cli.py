@@ -433,26 +433,27 @@ def test_help_and_version(run: Run) -> None:
         assert f"fasthmr {command}" in run(command, "--help").out
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """A recipe.
+
+    Attributes:
+        steps: How long.
+    """
+
+    steps: int = 3
+
+
 def test_recipes_take_their_own_options(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        """A recipe.
+    seen: list[_Settings] = []
 
-        Attributes:
-            steps: How long.
-        """
-
-        steps: int = 3
-
-    module = types.ModuleType("fasthmr.training.first_light")
-    seen: list[Config] = []
-
-    def train(config: Config) -> None:
+    def train(config: _Settings) -> None:
         seen.append(config)
 
+    module = types.ModuleType("fasthmr.training.first_light")
     module.train = train
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert run("train", "first_light", "--steps", "7", "--debug").code == 0
-    assert seen == [Config(steps=7)]
-    assert "--steps" in run("train", "first_light", "--help").out
+    assert seen == [_Settings(steps=7)]
+    assert "How long" in run("train", "first_light", "--help").out
     assert run("train", "first_light", "--steps", "many").code == 2
