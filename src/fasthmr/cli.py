@@ -78,7 +78,7 @@ def predict(
 
     found = find_pictures(sources)
     if found.skipped_videos:
-        _say(f"{len(found.skipped_videos)} videos are left out; videos are not supported yet")
+        _say(f"videos are not supported yet; left out: {len(found.skipped_videos)}")
 
     from rich.console import Console
     from rich.progress import Progress
