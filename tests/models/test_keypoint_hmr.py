@@ -11,7 +11,7 @@ from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
 CHANNELS = (8, 12, 16)
 TINY = KeypointHMRConfig(
     encoder=ConvViTConfig(widths=CHANNELS, blocks=(1, 1, 1), depth=2, heads=2, image_size=(64, 48)),
-    head=KeypointSMPLConfig(channels=CHANNELS, map_channels=8, dim=16, depth=1, heads=2, grid=(16, 12)),
+    head=KeypointSMPLConfig(channels=CHANNELS, map_channels=8, dim=16, depth=1, heads=2),
 )
 
 
@@ -78,8 +78,8 @@ def test_heat_on_one_cell_puts_the_point_at_its_centre():
     heat[:, :, row * 12 + column] = 50.0
     head.maps.forward = lambda maps: (heat, torch.ones(1, 35, 192), torch.zeros(1, 16, 12), maps[0][:, :8])
     points = head(maps).points
-    # The cell covers pixels 8 c .. 8 c + 7 of the crop's middle columns, which start at pixel 16 of 128.
-    expected = torch.tensor([(8 * column + 3.5 + 16) / 128 - 0.5, (8 * row + 3.5) / 128 - 0.5])
+    # 16 rows: the cell covers pixels 16 j .. 16 j + 15 of a 256-pixel crop, whose middle starts at column 32.
+    expected = torch.tensor([(16 * column + 7.5 + 32) / 256 - 0.5, (16 * row + 7.5) / 256 - 0.5])
     torch.testing.assert_close(points.xy, expected.expand(1, 35, 2))
     torch.testing.assert_close(points.z, torch.ones(1, 35))
 
@@ -101,6 +101,14 @@ def test_a_point_outside_the_crop_has_no_say_in_the_lifter():
 
 def test_configuration_survives_json():
     assert config_from_json(config_to_json(TINY)) == TINY
+
+
+def test_smaller_pictures_of_the_same_proportions_pass():
+    model = tiny()
+    output = model.estimate(torch.randn(2, 3, 128, 96, generator=torch.Generator().manual_seed(4)))
+    assert output.mask_logits.shape == (2, 32, 24) and output.heat_logits.shape == (2, 35, 32 * 24 + 1)
+    with pytest.raises(ValueError, match="proportions"):
+        model.estimate(torch.zeros(1, 3, 64, 64))
 
 
 def test_wrong_sizes_are_refused():

@@ -177,9 +177,10 @@ def make_batch(
     matrix = (zoom * per_pixel)[:, None, None] * turn * flip[:, None, :]
 
     height, width = image_size
-    # The network halves a crop of twice the size: its pixel u covers pixels 2 u and 2 u + 1 of that crop.
-    rows = torch.arange(height, dtype=torch.float32) + 0.25 - crop_size / 2
-    columns = torch.arange(width, dtype=torch.float32) + 0.25 - width / 2
+    # The network averages a 256-pixel crop down by k: its pixel u covers pixels k u .. k u + k - 1 there.
+    middle = 0.5 - 0.5 * crop_size / 256
+    rows = torch.arange(height, dtype=torch.float32) + middle - crop_size / 2
+    columns = torch.arange(width, dtype=torch.float32) + middle - width / 2
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
     source = (grid + shift[:, None, None]) @ matrix[:, None].mT + center[:, None, None]
     picture = raw.rgbm.permute(0, 3, 1, 2).float() / 255

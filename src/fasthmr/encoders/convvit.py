@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -107,25 +108,38 @@ class ConvViT(nn.Module):
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """Return feature maps of strides 4, 8 and 16.
 
+        Pictures may be smaller or larger than `config.image_size` in the same proportions; the position code
+        is then resampled.
+
         Raises:
-            ValueError: The picture is not of `config.image_size`.
+            ValueError: The picture has other proportions, or sides that are no multiples of 16.
         """
-        if tuple(image.shape[-2:]) != self.config.image_size:
+        height, width = image.shape[-2:]
+        full_height, full_width = self.config.image_size
+        if height * full_width != width * full_height or height % 16 or width % 16:
             raise ValueError(
-                f"ConvViT takes pictures of {self.config.image_size} (height, width), "
-                f"got {tuple(image.shape[-2:])}"
+                f"ConvViT takes pictures of {self.config.image_size} (height, width) or in the same "
+                f"proportions with sides that are multiples of 16, got {(height, width)}"
             )
         x = self.stem(image)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        tokens = x.flatten(2).transpose(1, 2) + self.pos_embed
+        grid = (height // 16, width // 16)
+        tokens = x.flatten(2).transpose(1, 2) + self._positions(grid)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.last_norm(tokens)
-        maps[-1] = tokens.transpose(1, 2).unflatten(2, self.grid)
+        maps[-1] = tokens.transpose(1, 2).unflatten(2, grid)
         return maps
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 tokens dim"]:
+        if grid == self.grid:
+            return self.pos_embed
+        code = self.pos_embed.transpose(1, 2).unflatten(2, self.grid)
+        code = F.interpolate(code, grid, mode="bilinear", antialias=True, align_corners=False)
+        return code.flatten(2).transpose(1, 2)
 
 
 @register_encoder

@@ -27,7 +27,6 @@ class KeypointSMPLConfig:
     Attributes:
         channels: Channels of the encoder's maps at strides 4, 8 and 16.
         points: Body points with a heat map; the first `joints` are the joints of the body.
-        grid: Rows and columns of the stride-4 heat maps.
     """
 
     channels: tuple[int, int, int] = (64, 128, 256)
@@ -37,7 +36,6 @@ class KeypointSMPLConfig:
     dim: int = 192
     depth: int = 3
     heads: int = 6
-    grid: tuple[int, int] = (32, 24)
     map_channels: int = 64
 
     def build(self) -> KeypointSMPLHead:
@@ -81,6 +79,19 @@ class KeypointSMPLOutput:
     mask_logits: Float[Tensor, "batch rows columns"]
     points: BodyPoints
     pose: PoseEstimate
+
+
+def cell_centers(rows: int, columns: int) -> Float[Tensor, "cells 2"]:
+    """Centres of heat-map cells, row by row, in crop units (pixel / 256 - 0.5 of the 256-pixel crop).
+
+    A cell of c pixels covers pixels c j .. c j + c - 1; the columns show the middle of the crop.
+    """
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) / rows - 0.5,
+        (torch.arange(columns) + 0.5 - columns / 2) / rows,
+        indexing="ij",
+    )
+    return torch.stack((x.flatten(), y.flatten()), dim=-1) - 0.5 / 256
 
 
 class PointMaps(nn.Module):
@@ -185,27 +196,13 @@ class PoseDecoder(nn.Module):
 
 
 class KeypointSMPLHead(nn.Module):
-    """Maps of strides 4, 8 and 16 to body points, rotations, shape and camera.
-
-    Attributes:
-        cells: Centres of the heat-map cells, row by row, in crop units.
-    """
-
-    cells: Float[Tensor, "cells 2"]
+    """Maps of strides 4, 8 and 16 to body points, rotations, shape and camera."""
 
     def __init__(self, config: KeypointSMPLConfig) -> None:
         super().__init__()
         self.config = config
         self.maps = PointMaps(config)
         self.decoder = PoseDecoder(config)
-        rows, columns = config.grid
-        # Centre of a cell of 8x8 pixels of the 256-pixel crop: 8 j + 3.5, in crop units (pixel / 256 - 0.5).
-        y, x = torch.meshgrid(
-            (torch.arange(rows) + 0.4375) / rows - 0.5,
-            (torch.arange(columns) + 0.4375 - columns / 2) / rows,
-            indexing="ij",
-        )
-        self.register_buffer("cells", torch.stack((x.flatten(), y.flatten()), dim=-1), persistent=False)
 
     def forward(self, maps: list[Tensor]) -> KeypointSMPLOutput:
         heat_logits, depth, mask_logits, fine = self.maps(maps)
@@ -213,12 +210,17 @@ class KeypointSMPLHead(nn.Module):
         inside = probability[..., :-1]
         score = 1 - probability[..., -1]
         attention = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        points = BodyPoints(xy=attention @ self.cells, z=(attention * depth.float()).sum(dim=-1), score=score)
+        cells = cell_centers(*mask_logits.shape[-2:]).to(attention)
+        points = BodyPoints(
+            xy=attention @ cells,
+            z=(attention * depth.float()).sum(dim=-1),
+            score=score,
+        )
         # Heat and depth learn from their own labels alone: the decoder's early errors would drown them.
         attention = attention.detach()
         given = BodyPoints(xy=points.xy.detach(), z=points.z.detach(), score=points.score.detach())
         coarse = maps[-1]
-        rows, columns = self.config.grid
+        rows, columns = mask_logits.shape[-2:]
         pooled = F.avg_pool2d(attention.unflatten(-1, (rows, columns)), 4).flatten(2) * 16
         gathered = torch.cat(
             (

@@ -26,12 +26,6 @@ class KeypointHMRConfig:
                 f"KeypointHMRConfig: the encoder gives {self.encoder.widths} channels, "
                 f"the head reads {self.head.channels}"
             )
-        height, width = self.encoder.image_size
-        if self.head.grid != (height // 4, width // 4):
-            raise ValueError(
-                f"KeypointHMRConfig: pictures of {self.encoder.image_size} need "
-                f"grid {(height // 4, width // 4)}"
-            )
 
     def build(self) -> KeypointHMR:
         return KeypointHMR(self)

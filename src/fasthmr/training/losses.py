@@ -16,7 +16,7 @@ from torch import Tensor
 from fasthmr.body.keypoints import KeypointBody
 from fasthmr.data.augment import TrainBatch
 from fasthmr.geometry.cameras import project_to_crop
-from fasthmr.heads.keypoint_smpl import KeypointSMPLOutput, PoseEstimate
+from fasthmr.heads.keypoint_smpl import KeypointSMPLOutput, PoseEstimate, cell_centers
 from fasthmr.types import BodyParams
 
 
@@ -84,15 +84,11 @@ def losses(
     output: KeypointSMPLOutput,
     batch: TrainBatch,
     keypoint_body: KeypointBody,
-    cells: Float[Tensor, "cells 2"],
     weights: LossWeights,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Weighted sum and the unweighted terms.
-
-    Args:
-        cells: Centres of the heat-map cells, row by row, in crop units.
-    """
+    """Weighted sum and the unweighted terms."""
     width = batch.mask.shape[-1]
+    cells = cell_centers(*batch.mask.shape[-2:])
     columns, rows = cells[:width, 0], cells[::width, 1]
     sigma = 1.2 * float(columns[1] - columns[0])
     inside = batch.inside.float()
