@@ -67,7 +67,7 @@ class FirstLightConfig:
     decay_steps: int = 2000
     warmup_steps: int = 300
     batch_size: int = 32
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.03
     ema: float = 0.998
     bf16: bool = True
