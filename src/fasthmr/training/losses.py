@@ -19,7 +19,6 @@ from fasthmr.geometry.cameras import project_to_crop
 from fasthmr.heads.keypoint_smpl import KeypointSMPLOutput, PoseEstimate, cell_centers
 from fasthmr.types import BodyParams
 
-
 HEAT_SIGMA = 1.2 / 32
 """Standard deviation of the heat-map targets in crop units: 1.2 cells of a 128-pixel crop."""
 
