@@ -51,7 +51,7 @@ def run(
     """Runs the command line in this process, with the stand-in as default model, in an empty folder."""
     load = pipeline_module._load_model
     monkeypatch.setattr(
-        pipeline_module, "_load_model", lambda model: stand_in_model if model == "default" else load(model)
+        pipeline_module, "_load_model", lambda model: stand_in_model if model == "fasthmr_s" else load(model)
     )
     monkeypatch.chdir(tmp_path)
 

@@ -69,5 +69,5 @@ def _fit_betas(
 
     wanted = relative(_rest_joints(source, betas)) - relative(target.J_template)
     directions = relative(target.J_shapedirs.permute(2, 0, 1)).double()
-    gram = directions @ directions.mT + _PRIOR * torch.eye(len(directions), dtype=torch.float64)
+    gram = directions @ directions.mT + _PRIOR * torch.eye(len(directions)).to(directions)
     return torch.linalg.solve(gram, directions @ wanted.double().mT).mT.to(betas.dtype)

@@ -82,6 +82,7 @@ class Pipeline:
         self.max_persons, self.batch_size = max_persons, batch_size
         self.device = _choose_device(device)
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
+        model = DEFAULT_MODEL if model == "default" else model
         self.model = _load_model(model).to(self.device).eval()
         self.model_name = model if isinstance(model, str) else type(model).__name__
         self.crop_size = int(getattr(self.model, "crop_size", 256))
@@ -134,14 +135,13 @@ class Pipeline:
     @property
     def detector(self) -> Detector:
         """The detector, loaded when it is first needed."""
-        if self._detector is None:
-            self._detector = load_detector(self._detector_choice)
+        self._detector = self._detector or load_detector(self._detector_choice)
         return self._detector
 
     def prepare(self) -> None:
         """Loads what would otherwise be loaded at the first picture, so that wrong options show early."""
         if self.boxes_file is None:
-            self.detector  # noqa: B018
+            _ = self.detector
 
     @torch.inference_mode()
     def recover(
@@ -283,7 +283,7 @@ def _load_model(model: str | nn.Module) -> nn.Module:
         return model
     from fasthmr.zoo import create_model
 
-    return create_model(DEFAULT_MODEL if model == "default" else model, pretrained=True)
+    return create_model(model, pretrained=True)
 
 
 def _load_body(body: str | Path | BodyModel | None, free_body: BodyModel) -> BodyModel:
