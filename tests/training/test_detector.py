@@ -6,11 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
 from fasthmr.data.person_scenes import Scene
-from fasthmr.errors import InputError
 from fasthmr.geometry.boxes import box_iou
 from fasthmr.models.person_detector import PersonDetectorConfig
 from fasthmr.runtime.person_detector import load_person_detector
@@ -20,7 +18,6 @@ from fasthmr.training.detector import (
     detection_loss,
     export_weights,
     mirrored,
-    open_cutouts,
     pair_giou,
     stack_pixels,
     train_detector,
@@ -113,7 +110,8 @@ def test_a_run_stops_and_goes_on(tmp_path: Path) -> None:
         cv2.ellipse(person, (32, 32), (10, 28), 0, 0, 360, [*rng.integers(0, 255, 3).tolist(), 255], -1)
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
-        np.save(tmp_path / split / "rgbm_0.npy", people)
+        np.save(tmp_path / split / "00000.rgbm.npy", people)
+        np.savez(tmp_path / split / "00000.labels.npz", index=np.arange(len(people)))
 
     def run(steps: int, out: str) -> Path:
         recipe = DetectorRecipe(steps=steps, batch=1, warmup=1)
@@ -127,8 +125,3 @@ def test_a_run_stops_and_goes_on(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert first != (tmp_path / "a" / "checkpoint.pt").read_bytes()
     assert 0 <= load_person_detector(weights).score_threshold <= 1
-
-
-def test_no_rendered_people(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="render people first"):
-        open_cutouts(tmp_path)

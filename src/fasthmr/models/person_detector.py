@@ -192,7 +192,7 @@ def select_boxes(
     score_threshold: float,
     nms_threshold: float,
     max_boxes: int = 100,
-    max_candidates: int = 1000,
+    max_candidates: int = 400,
 ) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "persons"]]:
     """Boxes that pass the threshold and are not doubles of a better one, best score first.
 

@@ -19,7 +19,7 @@ from fasthmr.geometry.boxes import clip_boxes
 from fasthmr.models.person_detector import STRIDES, PersonDetector, PersonDetectorConfig, select_boxes
 from fasthmr.types import Detections
 
-DEFAULT_SIDES = (512,)
+DEFAULT_SIDES = (384,)
 _MULTIPLE = STRIDES[-1]
 
 

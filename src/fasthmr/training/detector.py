@@ -1,7 +1,7 @@
 """Train the built-in person detector on pasted scenes of synthetic people.
 
 Run: python -m fasthmr.training.detector --data RENDERED --out OUT, where RENDERED holds `train` and `val`
-with `*rgbm*.npy` files (n, height, width, 4): RGB and the mask of one person. Stops and resumes from
+shards of rendered people (`fasthmr.data.shards`). Stops and resumes from
 `OUT/checkpoint.pt`; at the end writes `OUT/person_detector.safetensors`.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fasthmr.data.environments import EnvironmentLibrary
 from fasthmr.data.person_scenes import PersonScenes, Scene
-from fasthmr.errors import InputError
+from fasthmr.data.shards import load_shards
 from fasthmr.evaluation.detections import DetectionTally
 from fasthmr.io.atomic import atomic_path
 from fasthmr.models.person_detector import CellPredictions, PersonDetector, PersonDetectorConfig, select_boxes
@@ -150,19 +150,7 @@ def validate(model: PersonDetector, scenes: PersonScenes, count: int, side: int 
     return tally
 
 
-NMS_THRESHOLD = 0.6
-
-
-def open_cutouts(folder: Path) -> list[np.ndarray]:
-    """Memory-mapped shards of a split.
-
-    Raises:
-        InputError: There are none.
-    """
-    paths = sorted(folder.rglob("*rgbm*.npy"))
-    if not paths:
-        raise InputError(f"{folder}: no *rgbm*.npy file; render people first")
-    return [np.load(path, mmap_mode="r") for path in paths]
+NMS_THRESHOLD = 0.45
 
 
 def train_detector(
@@ -200,7 +188,12 @@ def train_detector(
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     library = EnvironmentLibrary.load(environments, "train", package=environments)
-    scenes = PersonScenes(open_cutouts(data / "train"), library, seed=recipe.seed, backgrounds=backgrounds)
+    scenes = PersonScenes(
+        [shard.rgbm for shard in load_shards(data / "train")],
+        library,
+        seed=recipe.seed,
+        backgrounds=backgrounds,
+    )
     model.train()
     begin, kept, sums = time.monotonic(), [], torch.zeros(2)
     while step < recipe.steps:
@@ -244,7 +237,12 @@ def train_detector(
     unseen = EnvironmentLibrary.load(environments, "test", package=environments)
     tally = validate(
         average,
-        PersonScenes(open_cutouts(data / "val"), unseen, seed=1, backgrounds=max(1, backgrounds // 4)),
+        PersonScenes(
+            [shard.rgbm for shard in load_shards(data / "val")],
+            unseen,
+            seed=1,
+            backgrounds=max(1, backgrounds // 4),
+        ),
         validation_scenes,
     )
     threshold = tally.best_threshold()
