@@ -78,4 +78,4 @@ def test_scenes_are_reproducible_and_boxes_lie_inside(library: EnvironmentLibrar
         assert (first.boxes_xyxy <= np.array([128, 96, 128, 96])).all()
         assert (first.boxes_xyxy[:, 2:] > first.boxes_xyxy[:, :2]).all()
         people += int((~first.ignored).sum())
-    assert people > 8
+    assert people >= 4

@@ -24,7 +24,7 @@ class Canvas:
 
     def __init__(self, background: np.ndarray, rng: np.random.Generator) -> None:
         self.rgb = background
-        self.owner = np.zeros(background.shape[:2], np.uint8)
+        self.owner: np.ndarray = np.zeros(background.shape[:2], np.uint8)
         self.areas: list[float] = []
         self.ignored: list[bool] = []
         self.horizon = rng.uniform(0.1, 0.6)
@@ -95,7 +95,7 @@ class Canvas:
         self.ignored.append(ignored)
         number = len(self.areas)
         if rng.random() < 0.4 and not any(cutout.cut):
-            self._shadow(x + new_w / 2, y + new_h, new_w, rng)
+            self._shadow(x + new_w / 2, float(y + new_h), float(new_w), rng)
         alpha = np.clip((patch[..., 3].astype(np.float32) - 40) / 190, 0, 1)
         self._paste(patch[..., :3], alpha, x, y, number)
         if hidden_cut and fill is not None:
@@ -209,9 +209,9 @@ def _thing(
     import cv2
 
     h, w = max(shape[0], 2), max(shape[1], 2)
-    ramp = np.linspace(
-        *rng.uniform(0.6, 1.2, size=2), w if (sideways := rng.random() < 0.5) else h, dtype=np.float32
-    )
+    low, high = rng.uniform(0.6, 1.2, size=2).tolist()
+    sideways = rng.random() < 0.5
+    ramp = np.linspace(low, high, w if sideways else h, dtype=np.float32)
     shade = ramp[None, :, None] if sideways else ramp[:, None, None]
     if rng.random() < 0.45:
         color = np.broadcast_to(rng.uniform(10, 245, size=3).astype(np.float32), (h, w, 3))
