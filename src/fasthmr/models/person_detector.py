@@ -142,9 +142,10 @@ class PersonDetector(nn.Module):
         self.box = nn.Conv2d(config.neck, 4, 1)
         self.box_scale = nn.Parameter(torch.ones(len(STRIDES)))
         nn.init.normal_(self.score.weight, std=0.01)
-        nn.init.constant_(self.score.bias, -4.0)  # few cells see a person
         nn.init.normal_(self.box.weight, std=0.01)
-        nn.init.constant_(self.box.bias, 1.0)
+        for layer, start in ((self.score, -4.0), (self.box, 1.0)):  # few cells see a person
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, start)
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> CellPredictions:
         """Scores and boxes of all cells.

@@ -116,7 +116,7 @@ def load_person_detector(
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()}
-        model = PersonDetectorConfig(**config).build()
+        model = PersonDetectorConfig(**config).build()  # pyright: ignore[reportArgumentType]
         stored = float(header["score_threshold"]), float(header["nms_threshold"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UnsafeFileError(f"{path}: not weights of the person detector ({error})") from error
@@ -126,8 +126,9 @@ def load_person_detector(
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointMismatch(f"{path}: {error}") from error
+    folded = fold_batch_norm(model.eval()).to(device)
     return BuiltInPersonDetector(
-        fold_batch_norm(model.eval()).to(device, memory_format=torch.channels_last),
+        folded.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         sides=sides,
         score_threshold=stored[0] if score_threshold is None else score_threshold,
         nms_threshold=stored[1],
@@ -137,7 +138,10 @@ def load_person_detector(
 def fold_batch_norm(model: PersonDetector) -> PersonDetector:
     """Put each batch norm into the convolution before it, in place; the outputs stay the same."""
     for module in model.modules():
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
+        if not isinstance(module, nn.Sequential) or len(module) != 2:
+            continue
+        convolution, norm = module
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module[0] = fuse_conv_bn_eval(convolution, norm)
             module[1] = nn.Identity()
     return model

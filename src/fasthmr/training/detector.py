@@ -172,7 +172,8 @@ def train_detector(
     environments = environments or Path(str(files("fasthmr"))) / "assets" / "environments"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = config.build().to(memory_format=torch.channels_last)
+    model = config.build()
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
