@@ -46,8 +46,10 @@ def cut_out(rgbm: UInt8[np.ndarray, "height width 4"]) -> Cutout | None:
     at_border = (left == 0, top == 0, right == seen.shape[1], bottom == seen.shape[0])
     # A long straight edge is the border of the photo that the crop was taken from, not a limb.
     straight = [line.mean() > 0.45 and line.sum() > 10 for line in lines]
-    first, second, third, fourth = (bool(a or b) for a, b in zip(at_border, straight, strict=True))
-    return Cutout(rgba=np.ascontiguousarray(rgbm[top:bottom, left:right]), cut=(first, second, third, fourth))
+    on_left, on_top, on_right, below = (bool(a or b) for a, b in zip(at_border, straight, strict=True))
+    return Cutout(
+        rgba=np.ascontiguousarray(rgbm[top:bottom, left:right]), cut=(on_left, on_top, on_right, below)
+    )
 
 
 class PersonScenes:
@@ -97,7 +99,7 @@ class PersonScenes:
             if rng.random() < 0.5:
                 rgba, cut = np.ascontiguousarray(rgba[:, ::-1]), (cut[2], cut[1], cut[0], cut[3])
             rgba[..., :3] = recolour(rgba[..., :3], rng)
-            return Cutout(rgba=rgba, cut=(first, second, third, fourth))
+            return Cutout(rgba=rgba, cut=cut)
 
     def scene(self, index: int, size: tuple[int, int]) -> Scene:
         """The scene of an index at (height, width)."""
