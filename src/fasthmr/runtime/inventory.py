@@ -96,6 +96,12 @@ def _version(name: str) -> str | None:
 
 
 def _assets() -> dict[str, str]:
+    """Size of each file or folder of the package's data."""
     root = Path(str(files("fasthmr").joinpath("assets")))
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): f"{path.stat().st_size / 1e6:.2f} MB" for path in found}
+    sizes: dict[str, int] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            name, *inside = path.relative_to(root).parts
+            name += "/" if inside else ""
+            sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    return {name: f"{size / 1e6:.2f} MB" for name, size in sizes.items()}
