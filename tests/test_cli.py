@@ -416,7 +416,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "fasthmr-demo" in done.last
     made = results(tmp_path / "fasthmr-demo")
     assert made == {
-        f"{stem}.{end}" for stem in ("footballer", "skier") for end in ("overlay.png", "glb", "npz")
+        f"{stem}.{end}" for stem in ("skier", "synthetic") for end in ("overlay.png", "glb", "npz")
     }
 
 

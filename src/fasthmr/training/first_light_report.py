@@ -275,7 +275,7 @@ def _photo_section(
         truths.append(marked[..., :2])
         valids.append(marked[..., 2] > 0)
         sizes.append((boxes[:, 2:] - boxes[:, :2]).amax(-1))
-        _draw(figures / f"first_light_photo_{number}.png", rgb, output, crop, body)
+        _draw(figures / f"first_light_photo_{number}.jpg", rgb, output, crop, body)
     truth, valid, size = torch.cat(truths), torch.cat(valids), torch.cat(sizes)
     lines = [
         "",
@@ -296,7 +296,7 @@ def _photo_section(
         values = [pck(torch.cat(found), truth, valid, size, threshold) for threshold in (0.05, 0.1, 0.2)]
         lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
     lines += [""] + [
-        f"![{image['file']}](first_light_photo_{number}.png)"
+        f"![{image['file']}](first_light_photo_{number}.jpg)"
         for number, image in enumerate(annotations["images"])
     ]
     return lines
