@@ -62,6 +62,8 @@ class EnvironmentLibrary:
             InputError: The folder holds no picture, or its index cannot be read.
         """
         if not (directory / "index.json").is_file():
+            if directory == package:
+                raise InputError(f"{package}/index.json is missing from the package; reinstall fasthmr")
             own = cls.load(package, split, package=package)
             paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in _PICTURES)
             if not paths:

@@ -21,10 +21,13 @@ def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], threshold: floa
     """Indices of the boxes that overlap no better one by more than `threshold` IoU, best first."""
     order = torch.argsort(scores, descending=True, stable=True)
     overlaps = box_iou(boxes[order], boxes[order]) > threshold
+    open_ = torch.ones(len(order), dtype=torch.bool, device=order.device)
     kept: list[int] = []
-    for i in range(len(order)):
-        if not kept or not bool(overlaps[i, kept].any()):
-            kept.append(i)
+    while bool(open_.any()):
+        best = int(open_.to(torch.uint8).argmax())
+        kept.append(best)
+        open_ &= ~overlaps[best]
+        open_[best] = False
     return order[torch.tensor(kept, dtype=torch.long, device=order.device)]
 
 
