@@ -35,8 +35,7 @@ def test_heat_loss_equals_the_cross_entropy_with_the_whole_map():
 
 def test_lifter_learns_and_its_batches_are_consistent():
     library = MotionLibrary.load(package_assets("motion"), "train")
-    body = load_default_body()
-    keypoint_body = KeypointBody(body, KEYPOINTS_IN_POINTS)
+    keypoint_body = KeypointBody(load_default_body(), KEYPOINTS_IN_POINTS)
     config = LifterConfig(steps=60, batch_size=32, poses=400, xy_noise=0.005, z_noise=0.02)
     points, batch = next(lifter_batches(torch.zeros(10, 24, 3), keypoint_body, config))
     left, right = POINT_NAMES.index("left_wrist"), POINT_NAMES.index("right_wrist")
@@ -52,7 +51,7 @@ def test_lifter_learns_and_its_batches_are_consistent():
     test_points, test_batch = next(lifter_batches(draw_poses(library, 300, 5), keypoint_body, held_out))
     decoder.start_from(axis_angle_to_rotmat(draw_poses(library, 300, 1)).mean(dim=0))
     before = pose_losses(decoder(test_points), test_batch, keypoint_body)["points_3d"]
-    pretrain_lifter(decoder, library, body, config)
+    pretrain_lifter(decoder, library, keypoint_body, config)
     after = pose_losses(decoder(test_points), test_batch, keypoint_body)["points_3d"]
     assert after < 0.9 * before
 

@@ -192,7 +192,7 @@ def train(config: FirstLightConfig) -> Path:
     module = FirstLight(config)
     if not last.is_file() and config.lifter.steps:
         library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
-        pretrain_lifter(module.model.head.decoder, library, module.keypoint_body.body, config.lifter)
+        pretrain_lifter(module.model.head.decoder, library, module.keypoint_body, config.lifter)
     module.model = module.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fast_bf16 = config.bf16 and (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     trainer = L.Trainer(

@@ -27,7 +27,7 @@ from fasthmr.evaluation.metrics import (
     pve_mm,
     vertex_areas,
 )
-from fasthmr.geometry.cameras import project_to_crop
+from fasthmr.geometry.cameras import crop_camera_to_full, default_focal, intrinsics, project_to_crop
 from fasthmr.geometry.crops import crop_pictures
 from fasthmr.geometry.rotations import axis_angle_to_rotmat, geodesic_angle, rot6d_to_rotmat, rotmat_to_rot6d
 from fasthmr.io.atomic import write_bytes
@@ -35,7 +35,7 @@ from fasthmr.io.images import read_image, write_image
 from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.render.overlay import overlay
 from fasthmr.training.lifter import camera_rotations, draw_poses
-from fasthmr.types import BodyParams, Mesh
+from fasthmr.types import BodyParams, Crop, HMROutput, Mesh
 from fasthmr.zoo import create_model
 
 _LOG = logging.getLogger(__name__)
@@ -310,9 +310,8 @@ def _mean_layout(store: RecordStore) -> Float[Tensor, "17 2"]:
     return torch.from_numpy(((points - low) / (high - low)).mean(axis=0))
 
 
-def _draw(path: Path, rgb: np.ndarray, output, crop, body: BodyModel) -> None:
-    from fasthmr.geometry.cameras import crop_camera_to_full, default_focal, intrinsics
-
+def _draw(path: Path, rgb: np.ndarray, output: HMROutput, crop: Crop, body: BodyModel) -> None:
+    """Lay the meshes over the photo and write it, reduced."""
     image_size = crop.image_size[0]
     focal = default_focal(image_size)
     transl = crop_camera_to_full(

@@ -16,10 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fasthmr.body.keypoints import KeypointBody
-from fasthmr.body.lbs import BodyModel
 from fasthmr.data.augment import TrainBatch
 from fasthmr.data.motion import MotionLibrary
-from fasthmr.data.records import KEYPOINTS_IN_POINTS
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.keypoint_smpl import BodyPoints, PoseDecoder
 from fasthmr.training.losses import LossWeights, pose_losses
@@ -135,10 +133,9 @@ def _noisy(
 
 
 def pretrain_lifter(
-    decoder: PoseDecoder, library: MotionLibrary, body: BodyModel, config: LifterConfig
+    decoder: PoseDecoder, library: MotionLibrary, keypoint_body: KeypointBody, config: LifterConfig
 ) -> None:
     """Train the decoder in place on positions alone."""
-    keypoint_body = KeypointBody(body, KEYPOINTS_IN_POINTS)
     poses = draw_poses(library, config.poses, config.seed)
     decoder.start_from(axis_angle_to_rotmat(poses[:10_000]).mean(dim=0))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.learning_rate, weight_decay=0.02)
