@@ -4,6 +4,7 @@ from fasthmr.zoo import fasthmr as fasthmr
 from fasthmr.zoo import hmr as hmr
 from fasthmr.zoo.registry import (
     Preset,
+    PublishedCount,
     create_model,
     list_models,
     preset,
@@ -11,4 +12,12 @@ from fasthmr.zoo.registry import (
     register_preset,
 )
 
-__all__ = ["Preset", "create_model", "list_models", "preset", "pretrained_file", "register_preset"]
+__all__ = [
+    "Preset",
+    "PublishedCount",
+    "create_model",
+    "list_models",
+    "preset",
+    "pretrained_file",
+    "register_preset",
+]

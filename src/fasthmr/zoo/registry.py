@@ -27,6 +27,24 @@ class ModelConfig(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedCount:
+    """Size and cost of a model as a publication states them.
+
+    Attributes:
+        source: Paper with table, or released code.
+        params: Parameters in millions as printed, or None.
+        gmacs: Multiply-accumulates for one picture in billions as printed, or None.
+        convention: "complete" counts all parameters and all products; "tables" counts as the papers' profiler
+            does: no attention products, no bare parameters, but 4 per normalised element.
+    """
+
+    source: str
+    params: float | None = None
+    gmacs: float | None = None
+    convention: Literal["complete", "tables"] = "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """One row of the zoo.
 
@@ -34,19 +52,19 @@ class Preset:
         name: What users call it.
         config: Makes its configuration.
         description: One line for listings.
+        task: What the model gives: body meshes, 2D keypoints, or the intrinsics of a camera.
         layout: Key names of published checkpoints for it.
         trained_body: Body that its shape coefficients mean: the one that comes with the package, or SMPL.
-        paper_params: Parameters that the paper or released code counts, or None.
-        paper_macs: Multiply-accumulates for one crop, attention products included, or None.
+        published: Counts to compare ours with.
     """
 
     name: str
     config: Callable[[], ModelConfig]
     description: str
+    task: Literal["mesh", "pose", "intrinsics"] = "mesh"
     layout: KeyTable = OWN_TABLE
     trained_body: Literal["free", "smpl"] = "free"
-    paper_params: int | None = None
-    paper_macs: float | None = None
+    published: tuple[PublishedCount, ...] = ()
 
 
 _PRESETS: dict[str, Preset] = {}
