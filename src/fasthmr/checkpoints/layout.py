@@ -1,4 +1,4 @@
-"""What a published weight file looks like from outside: enough to name its model before anything is loaded."""
+"""What a published weight file looks like from outside: enough to name its model before loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Layout:
         name: What it is called in messages, such as "4D-Humans (HMR 2.0)".
         table: Its key names.
         matches: Whether a file with these shapes has the layout.
-        config: The model configuration that shapes and path of a file say; sizes that shapes cannot tell (heads)
+        config: The model configuration that shapes and path of a file say; what shapes cannot tell (heads)
             come from the path or from what was published.
         preset: Name of the preset that the shapes fit, or None when the sizes are nobody's.
         licence: Terms that go with the weights.
