@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -111,6 +113,17 @@ def test_smaller_pictures_of_the_same_proportions_pass():
         model.estimate(torch.zeros(1, 3, 64, 64))
 
 
+def test_tokens_of_stride_8():
+    config = KeypointHMRConfig(
+        encoder=replace(TINY.encoder, token_stride=8), head=replace(TINY.head, token_stride=8)
+    )
+    model = config.build().eval()
+    maps = model.encoder(torch.zeros(1, 3, 64, 48))
+    assert [tuple(m.shape[2:]) for m in maps] == [(16, 12), (8, 6), (8, 6)]
+    assert model(crops(2)).params.body_pose.shape == (2, 23, 3, 3)
+    assert config_from_json(config_to_json(config)) == config
+
+
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="128 x 128"):
         tiny()(torch.zeros(1, 3, 64, 64))
@@ -118,6 +131,8 @@ def test_wrong_sizes_are_refused():
         ConvViTConfig(image_size=(100, 96))
     with pytest.raises(ValueError, match="channels"):
         KeypointHMRConfig(encoder=TINY.encoder, head=KeypointSMPLConfig())
+    with pytest.raises(ValueError, match="stride 8"):
+        KeypointHMRConfig(encoder=replace(TINY.encoder, token_stride=8), head=TINY.head)
 
 
 @pytest.mark.compile

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import torch
 
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.keypoints import KeypointBody
+from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.records import KEYPOINTS_IN_POINTS, POINT_NAMES
 from fasthmr.data.synthetic import package_assets
+from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
+from fasthmr.models.keypoint_hmr import KeypointHMRConfig
+from fasthmr.training.first_light import grow
 from fasthmr.training.lifter import LifterConfig, draw_poses, lifter_batches, pretrain_lifter
 from fasthmr.training.losses import heat_loss, pose_losses
 from fasthmr.zoo import create_model
@@ -54,6 +59,20 @@ def test_lifter_learns_and_its_batches_are_consistent():
     pretrain_lifter(decoder, library, keypoint_body, config)
     after = pose_losses(decoder(test_points), test_batch, keypoint_body)["points_3d"]
     assert after < 0.9 * before
+
+
+def test_a_grown_model_starts_as_the_smaller_one(tmp_path):
+    encoder = ConvViTConfig(widths=(8, 12, 16), blocks=(1, 1, 1), depth=1, heads=2, image_size=(64, 48))
+    head = KeypointSMPLConfig(channels=(8, 12, 16), map_channels=8, dim=16, depth=1, heads=2)
+    torch.manual_seed(0)
+    small = KeypointHMRConfig(encoder=encoder, head=head).build().eval()
+    save_weights(small, tmp_path / "small.safetensors", dtype=torch.float32)
+    deep = KeypointHMRConfig(encoder=replace(encoder, depth=3), head=head).build().eval()
+    pixels = torch.randn(2, 3, 128, 128)
+    assert not torch.allclose(deep(pixels).camera, small(pixels).camera, atol=1e-4)
+    grow(deep, tmp_path / "small.safetensors")
+    torch.testing.assert_close(deep(pixels).params.body_pose, small(pixels).params.body_pose)
+    torch.testing.assert_close(deep(pixels).camera, small(pixels).camera)
 
 
 def write_records(directory: Path, count: int) -> None:

@@ -1,14 +1,15 @@
-"""Convolutional trunk followed by a few ViT blocks: the light encoder of the default preset.
+"""Convolutional trunk followed by ViT blocks: the light encoder of the project's own presets.
 
 A plain patch stem learns slowly from scratch on small data; early convolutions fix that
 (Xiao et al., "Early Convolutions Help Transformers See Better", arXiv 2106.14881). The trunk is
-ResNet basic blocks (arXiv 1512.03385) down to stride 16; its last map becomes tokens for ViT blocks,
+ResNet basic blocks (arXiv 1512.03385) down to stride 16 or 8; its last map becomes tokens for ViT blocks,
 so that token merging applies to them as to any ViT.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +25,17 @@ class ConvViTConfig:
     """Sizes of a `ConvViT`.
 
     Attributes:
-        widths: Channels of the maps at strides 4, 8 and 16.
-        blocks: Basic blocks at strides 4, 8 and 16.
-        depth: ViT blocks on the stride-16 tokens.
+        widths: Channels of the maps at strides 4, 8 and `token_stride`.
+        blocks: Basic blocks that make each of these maps.
+        token_stride: Pixels from one token to the next.
+        depth: ViT blocks on the tokens.
         heads: Attention heads of each ViT block.
         image_size: Height and width in pixels, multiples of 16.
     """
 
     widths: tuple[int, int, int] = (64, 128, 256)
     blocks: tuple[int, int, int] = (2, 2, 2)
+    token_stride: Literal[8, 16] = 16
     depth: int = 4
     heads: int = 8
     mlp_ratio: int = 4
@@ -72,14 +75,14 @@ class BasicBlock(nn.Module):
 
 
 class ConvViT(nn.Module):
-    """Maps of strides 4 and 8 from the trunk and of stride 16 from the ViT blocks, finest first."""
+    """Maps of strides 4 and 8 from the trunk and of `token_stride` from the ViT blocks, finest first."""
 
     def __init__(self, config: ConvViTConfig) -> None:
         super().__init__()
         self.config = config
-        w4, w8, w16 = config.widths
-        self.channels = (w4, w8, w16)
-        self.strides = (4, 8, 16)
+        w4, w8, dim = config.widths
+        self.channels = config.widths
+        self.strides = (4, 8, config.token_stride)
         self.stem = nn.Sequential(
             nn.Conv2d(3, w4 // 2, 3, 2, 1, bias=False),
             nn.BatchNorm2d(w4 // 2),
@@ -93,20 +96,20 @@ class ConvViT(nn.Module):
                 *(BasicBlock(w_in if i == 0 else w_out, w_out, stride if i == 0 else 1) for i in range(count))
             )
             for w_in, w_out, stride, count in zip(
-                (w4, w4, w8), (w4, w8, w16), (1, 2, 2), config.blocks, strict=True
+                (w4, w4, w8), config.widths, (1, 2, config.token_stride // 8), config.blocks, strict=True
             )
         )
-        height, width = (side // 16 for side in config.image_size)
+        height, width = (side // config.token_stride for side in config.image_size)
         self.grid = (height, width)
-        self.pos_embed = nn.Parameter(torch.empty(1, height * width, w16).normal_(std=0.02))
+        self.pos_embed = nn.Parameter(torch.empty(1, height * width, dim).normal_(std=0.02))
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim=w16, heads=config.heads, mlp_ratio=config.mlp_ratio)
+            TransformerBlock(dim=dim, heads=config.heads, mlp_ratio=config.mlp_ratio)
             for _ in range(config.depth)
         )
-        self.last_norm = nn.LayerNorm(w16, eps=1e-6)
+        self.last_norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
-        """Return feature maps of strides 4, 8 and 16.
+        """Return feature maps of strides 4, 8 and `token_stride`.
 
         Pictures may be smaller or larger than `config.image_size` in the same proportions; the position code
         is then resampled.
@@ -126,7 +129,7 @@ class ConvViT(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        grid = (height // 16, width // 16)
+        grid = (height // self.config.token_stride, width // self.config.token_stride)
         tokens = x.flatten(2).transpose(1, 2) + self._positions(grid)
         for block in self.blocks:
             tokens = block(tokens)

@@ -10,6 +10,7 @@ also runs on positions alone, so it can be pre-trained as a 2.5D-to-pose lifter 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +26,13 @@ class KeypointSMPLConfig:
     """Sizes of a `KeypointSMPLHead`.
 
     Attributes:
-        channels: Channels of the encoder's maps at strides 4, 8 and 16.
+        channels: Channels of the encoder's maps at strides 4, 8 and `token_stride`.
+        token_stride: Stride of the coarsest map.
         points: Body points with a heat map; the first `joints` are the joints of the body.
     """
 
     channels: tuple[int, int, int] = (64, 128, 256)
+    token_stride: Literal[8, 16] = 16
     points: int = 35
     joints: int = 24
     num_betas: int = 10
@@ -102,7 +105,8 @@ class PointMaps(nn.Module):
         c4, c8, c16 = config.channels
         width = config.map_channels
         self.points = config.points
-        self.up16 = nn.Conv2d(c16, width * 4, 1)
+        self.to_stride8 = config.token_stride // 8
+        self.up16 = nn.Conv2d(c16, width * self.to_stride8**2, 1)
         self.skip8 = nn.Conv2d(c8, width, 1)
         self.mix8 = nn.Sequential(
             nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1, bias=False)
@@ -122,7 +126,7 @@ class PointMaps(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return heat logits (b, points, cells + 1), depth (b, points, cells), mask (b, h, w), features."""
         f4, f8, f16 = maps
-        x = F.pixel_shuffle(self.up16(f16), 2) + self.skip8(f8)
+        x = F.pixel_shuffle(self.up16(f16), self.to_stride8) + self.skip8(f8)
         x = self.mix8(x)
         x = self.mix4(F.pixel_shuffle(self.up8(x), 2) + self.skip4(f4))
         heat, depth, mask = self.read(x).split((self.points, self.points, 1), dim=1)
@@ -196,7 +200,7 @@ class PoseDecoder(nn.Module):
 
 
 class KeypointSMPLHead(nn.Module):
-    """Maps of strides 4, 8 and 16 to body points, rotations, shape and camera."""
+    """Maps of strides 4, 8 and `token_stride` to body points, rotations, shape and camera."""
 
     def __init__(self, config: KeypointSMPLConfig) -> None:
         super().__init__()
@@ -221,7 +225,8 @@ class KeypointSMPLHead(nn.Module):
         given = BodyPoints(xy=points.xy.detach(), z=points.z.detach(), score=points.score.detach())
         coarse = maps[-1]
         rows, columns = mask_logits.shape[-2:]
-        pooled = F.avg_pool2d(attention.unflatten(-1, (rows, columns)), 4).flatten(2) * 16
+        ratio = rows // coarse.shape[-2]
+        pooled = F.avg_pool2d(attention.unflatten(-1, (rows, columns)), ratio).flatten(2) * ratio**2
         gathered = torch.cat(
             (
                 pooled.to(coarse.dtype) @ coarse.flatten(2).transpose(1, 2),

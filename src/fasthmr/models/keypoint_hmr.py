@@ -21,10 +21,11 @@ class KeypointHMRConfig:
     head: KeypointSMPLConfig
 
     def __post_init__(self) -> None:
-        if self.encoder.widths != self.head.channels:
+        given = (self.encoder.widths, self.encoder.token_stride)
+        if given != (self.head.channels, self.head.token_stride):
             raise ValueError(
-                f"KeypointHMRConfig: the encoder gives {self.encoder.widths} channels, "
-                f"the head reads {self.head.channels}"
+                f"KeypointHMRConfig: the encoder gives {given[0]} channels and tokens of stride {given[1]}, "
+                f"the head reads {self.head.channels} and {self.head.token_stride}"
             )
 
     def build(self) -> KeypointHMR:

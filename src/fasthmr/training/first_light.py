@@ -17,17 +17,19 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.keypoints import KeypointBody
-from fasthmr.checkpoints.files import save_weights
+from fasthmr.checkpoints.files import read_weights, save_weights
 from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
 from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.records import KEYPOINTS_IN_POINTS
 from fasthmr.data.shards import load_shards, write_shards
 from fasthmr.data.synthetic import package_assets
+from fasthmr.layers.block import TransformerBlock
 from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.training.lifter import LifterConfig, pretrain_lifter
 from fasthmr.training.losses import LossWeights, losses
@@ -41,6 +43,7 @@ class FirstLightConfig:
     """Settings of the recipe.
 
     Attributes:
+        start_from: Weights of a smaller preset to grow from; None starts from scratch.
         data: Folder of rendered shards; records that are missing up to `records` are rendered first.
         out: Folder for checkpoints and, at the end, `<preset>.safetensors`.
         wardrobe: Folder with garments; None for the package's.
@@ -59,6 +62,7 @@ class FirstLightConfig:
     data: Path
     out: Path
     preset: str = "fasthmr_s"
+    start_from: Path | None = None
     records: int = 48_000
     render_workers: int = 2
     wardrobe: Path | None = None
@@ -169,6 +173,23 @@ class _Batches(L.LightningDataModule):
         return DataLoader(batches, batch_size=None)
 
 
+def grow(model: KeypointHMR, path: Path) -> None:
+    """Take over the weights of a smaller model, as far as names and shapes agree.
+
+    ViT blocks that it does not have start as the identity (their last layers are zero), so that the larger
+    model begins where the smaller one stopped (function-preserving growth, arXiv 1511.05641).
+    """
+    given, _ = read_weights(path)
+    own = model.state_dict()
+    taken = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+    model.load_state_dict({**own, **taken})
+    for index, block in enumerate(cast("list[TransformerBlock]", list(model.encoder.blocks))):
+        if not any(key.startswith(f"encoder.blocks.{index}.") for key in taken):
+            for parameter in (*block.attn.proj.parameters(), *block.mlp.fc2.parameters()):
+                nn.init.zeros_(parameter)
+    _LOG.info("%d of %d tensors come from %s", len(taken), len(own), path)
+
+
 def export_weights(module: FirstLight, path: Path) -> None:
     """Write the averaged weights in half precision."""
     averaged = cast(KeypointHMR, module.averaged.module)
@@ -190,7 +211,9 @@ def train(config: FirstLightConfig) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     last = config.out / "last.ckpt"
     module = FirstLight(config)
-    if not last.is_file() and config.lifter.steps:
+    if config.start_from is not None:
+        grow(module.model, config.start_from)
+    elif not last.is_file() and config.lifter.steps:
         library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
         pretrain_lifter(module.model.head.decoder, library, module.keypoint_body, config.lifter)
     module.model = module.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
