@@ -199,7 +199,8 @@ class ContextDecoder(nn.Module):
         kept = self._constant
         same = kept is not None and all(a is b for a, b in zip(kept.parameters, parameters, strict=True))
         if kept is None or not same or kept.fingerprint != fingerprint:
-            with torch.autocast(zero.device.type, enabled=False):
+            device = "cpu" if zero.is_meta else zero.device.type  # there is no autocast on "meta"
+            with torch.autocast(device, enabled=False):
                 start = self._start(zero)
             kept = _Constant(parameters=parameters, fingerprint=fingerprint, start=start)
             self._constant = kept
