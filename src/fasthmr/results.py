@@ -46,6 +46,26 @@ class Person:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PosePerson:
+    """2D keypoints of one person through the frames in which he or she was seen.
+
+    Attributes:
+        track_id: Number of the person, unique within the clip.
+        frames: Indices into the frames of the clip, strictly increasing.
+        boxes_xyxy: Boxes in pixels of the full picture.
+        scores: Confidence in the whole person, as COCO's evaluation ranks people: the mean score of the
+            keypoints above 0.2, times the detector's.
+        keypoints_2d: Points (x, y in pixels of the full picture, score), in the order of the clip's names.
+    """
+
+    track_id: int
+    frames: Int[np.ndarray, "frames"]
+    boxes_xyxy: Float[np.ndarray, "frames 4"]
+    scores: Float[np.ndarray, "frames"]
+    keypoints_2d: Float[np.ndarray, "frames points 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """What was found in one picture or video; no people is a valid result.
 
@@ -55,6 +75,8 @@ class Clip:
         parents: Parent of each joint, -1 for the root.
         joint_names: One name per joint.
         intrinsics: Camera matrix of each frame in pixels of the full picture.
+        camera_source: Where the camera comes from: "focal", "fov" or "calib" (given), "exif", "network"
+            (estimated), or "hmr2" (the long lens that HMR 2.0 assumes; distances are too large).
         image_size: Width and height of the full picture, pixels.
         fps: Frames per second of a video, None for a picture.
         source: Name of the picture or video.
@@ -70,6 +92,7 @@ class Clip:
     joint_names: tuple[str, ...]
     intrinsics: Float[np.ndarray, "frames 3 3"]
     image_size: tuple[int, int]
+    camera_source: str = ""
     fps: float | None = None
     source: str = ""
     body: str = ""
@@ -105,3 +128,58 @@ class Clip:
         from fasthmr.io.npz import read_npz
 
         return read_npz(Path(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseClip:
+    """2D keypoints found in one picture or video; no people is a valid result.
+
+    Attributes:
+        persons: The people, best first.
+        keypoint_names: One name per keypoint, COCO's 17.
+        image_ids: Number of each frame's picture in COCO's sense: the number that its file name is, if it is
+            one, else its place in the run.
+        image_size: Width and height of the full picture, pixels.
+        fps: Frames per second of a video, None for a picture.
+        source: Name of the picture or video.
+        model: Name of the model.
+        timings: Seconds spent in each stage of the run.
+    """
+
+    persons: tuple[PosePerson, ...]
+    keypoint_names: tuple[str, ...]
+    image_ids: Int[np.ndarray, "frames"]
+    image_size: tuple[int, int]
+    fps: float | None = None
+    source: str = ""
+    model: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the picture (1) or video, with or without people."""
+        return len(self.image_ids)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the clip as .json (COCO results format) or .npz.
+
+        The file appears complete or not at all.
+
+        Raises:
+            UsageError: the suffix is not supported.
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        from fasthmr.io.export import save_pose_clip
+
+        return save_pose_clip(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PoseClip:
+        """Reads a clip written as .npz.
+
+        Raises:
+            InputError: the file is missing, damaged or of another schema.
+        """
+        from fasthmr.io.pose_npz import read_pose_npz
+
+        return read_pose_npz(Path(path))

@@ -5,10 +5,6 @@ Pickles are read without running what they name and without chumpy or scipy; see
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -23,13 +19,11 @@ from torch import Tensor
 
 from fasthmr.body.default_body import body_from_baked
 from fasthmr.body.lbs import BodyModel
-from fasthmr.errors import InputError, ResourceError, UnsafeFileError
+from fasthmr.errors import InputError, UnsafeFileError
 from fasthmr.io.atomic import atomic_path
+from fasthmr.io.body_reader import LIMITS
+from fasthmr.io.isolated import read_isolated
 
-_WALL_SECONDS = 90
-_BOOT = (
-    "import sys; sys.path += sys.argv.pop(1).split({sep!r}); from fasthmr.io.body_reader import main; main()"
-)
 _BODY_MODEL_KEYS = frozenset(
     (
         "v_template",
@@ -116,48 +110,16 @@ def _read_isolated(kind: Literal["body", "regressor"], path: Path) -> tuple[dict
     """Arrays that passed the checks of `body_reader` in its own process, and the name of the body."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    # The isolated interpreter ignores PYTHONPATH and user folders, so it is told where these packages are.
-    packages = (Path(__file__).parents[1], Path(np.__file__).parent, Path(str(safetensors.__file__)).parent)
-    roots = dict.fromkeys(str(package.parent) for package in packages)
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="fasthmr-") as folder:
         result = Path(folder) / "arrays.safetensors"
-        command = [
-            sys.executable,
-            "-I",
-            "-B",
-            "-c",
-            _BOOT.format(sep=os.pathsep),
-            os.pathsep.join(roots),
-            kind,
-        ]
-        try:
-            process = subprocess.run(
-                [*command, str(path.absolute()), str(result)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                cwd=folder,
-                env=environment,
-                timeout=_WALL_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise UnsafeFileError(
-                f"{path}: not read within {_WALL_SECONDS} s; no body file needs that long"
-            ) from None
-        except OSError as error:
-            raise ResourceError(f"{path}: the reading process did not start ({error.strerror})") from None
-        if process.returncode < 0:
-            raise UnsafeFileError(
-                f"{path}: needs more memory or time than a body file may take (signal {-process.returncode})"
-            )
-        try:
-            report = json.loads(process.stdout)
-        except ValueError:
-            last = process.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise ResourceError(f"{path}: the reading process failed ({last[0][:200]})") from None
-        if "error" in report:
-            raise UnsafeFileError(report["error"])
+        report = read_isolated(
+            "fasthmr.io.body_reader",
+            path,
+            (kind, str(path.absolute()), str(result)),
+            limits=LIMITS,
+            what="body file",
+            packages=(np, safetensors),
+        )
         return load(result.read_bytes()), report["name"]
 
 

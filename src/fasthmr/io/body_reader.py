@@ -1,14 +1,10 @@
 """The process that opens body files of strangers: limited memory, time and files, no torch.
 
-Started by `fasthmr.io.body_files`. A pickle can ask for memory or time without end with plain opcodes, which
-no Python code can stop; here the operating system stops it. The limits on memory and CPU time need the
-`resource` module (Linux, macOS); elsewhere only the wall-clock limit of the parent holds.
+Started by `fasthmr.io.body_files` through `fasthmr.io.isolated`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import stat
 import sys
 from pathlib import Path
@@ -19,13 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from fasthmr.errors import UnsafeFileError
 from fasthmr.io.body_schema import BODY_KEYS, check_body, check_finite_matrix
+from fasthmr.io.isolated import Limits, serve
 from fasthmr.io.restricted_pickle import read_pickle
 from fasthmr.io.safe_npz import read_npy, read_npz
 
 MAX_FILE_BYTES = 640 * 1024**2  # SMPL-X with 400 shape components in text form
-_MEMORY_BYTES = 2 * 1024**3
-_CPU_SECONDS = 60
-_OPEN_FILES = 32
+LIMITS = Limits(memory_bytes=2 * 1024**3, cpu_seconds=60, wall_seconds=90)
 
 
 def read_arrays(path: Path, *, wanted: frozenset[str] | None) -> dict[str, np.ndarray]:
@@ -78,42 +73,10 @@ def run(kind: str, source: Path, result: Path) -> dict[str, str]:
     return {"name": ""}
 
 
-def limit_process() -> None:
-    """Bound memory, CPU time, open files and new processes of this process, where the system allows it."""
-    try:
-        import resource
-    except ImportError:
-        return
-    limits = {
-        resource.RLIMIT_AS: _MEMORY_BYTES,
-        resource.RLIMIT_CPU: _CPU_SECONDS,
-        resource.RLIMIT_FSIZE: _MEMORY_BYTES,
-        resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: 0,
-    }
-    for limit, value in limits.items():
-        hard = resource.getrlimit(limit)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        try:
-            resource.setrlimit(limit, (bound, bound))
-        except (ValueError, OSError):
-            continue  # macOS refuses some of them
-
-
 def main() -> None:
     """Command line: KIND SOURCE RESULT. Prints one JSON object, with `error` when the file was refused."""
     kind, source, result = sys.argv[1:]
-    limit_process()
-    try:
-        report = run(kind, Path(source), Path(result))
-    except UnsafeFileError as error:
-        report = {"error": str(error)}
-    except (MemoryError, RecursionError):
-        report = {"error": f"{source}: asks for more memory than a body file needs"}
-    sys.stdout.write(json.dumps(report))
-    sys.stdout.flush()
-    os._exit(0)  # nothing of the file is left to run when objects are torn down
+    serve(lambda: run(kind, Path(source), Path(result)), source, limits=LIMITS, what="body file")
 
 
 if __name__ == "__main__":

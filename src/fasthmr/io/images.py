@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.atomic import write_bytes
@@ -63,6 +64,25 @@ def read_image(path: str | Path, max_pixels: int = 100_000_000) -> UInt8[np.ndar
             raise InputError(
                 f"{path}: the picture is truncated or damaged ({error}); copy it anew"
             ) from error
+
+
+def read_exif(path: str | Path) -> tuple[Mapping[int, object], tuple[int, int]]:
+    """The tags of the Exif IFD as they stand in the file, and width and height as stored (not turned).
+
+    Tags that cannot be read are left out; a file that is no picture has none, and size (0, 0).
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                size = image.size
+                try:
+                    return dict(image.getexif().get_ifd(ExifTags.IFD.Exif)), size
+                except _DAMAGED:
+                    return {}, size
+        except (Image.DecompressionBombError, MemoryError, *_DAMAGED):
+            return {}, (0, 0)
 
 
 def write_image(path: str | Path, rgb: UInt8[np.ndarray, "height width 3"]) -> Path:

@@ -39,6 +39,7 @@ def clip_record(clip: Clip) -> dict[str, Any]:
         "parents": clip.parents.tolist(),
         "keypoint_names": list(COCO17_NAMES),
         "intrinsics": _plain(clip.intrinsics),
+        "camera_source": clip.camera_source,
         "persons": [_person(person, clip) for person in clip.persons],
         "timings": {name: _plain(np.array(seconds)) for name, seconds in clip.timings.items()},
     }

@@ -6,8 +6,6 @@ row) and `trans`; the file carries `gender` and `mocap_framerate`.
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,13 +16,10 @@ import torch
 
 from fasthmr.errors import InputError
 from fasthmr.geometry.rotations import rotmat_to_axis_angle
-from fasthmr.io import safe_npz
-from fasthmr.io.atomic import atomic_path
 from fasthmr.io.clip_schema import CAMERA_AXES, SCHEMA, SCHEMA_VERSION, UNITS
+from fasthmr.io.people_npz import indices_fit, read_people, write_arrays
 from fasthmr.results import Clip, Person
 
-# Name: dtype kinds and shape. A letter stands for one length throughout a person, capitals throughout
-# the file.
 _CLIP_FIELDS = {
     "schema": ("U", ()),
     "schema_version": ("iu", ()),
@@ -35,6 +30,7 @@ _CLIP_FIELDS = {
     "parents": ("iu", ("J",)),
     "joint_names": ("U", ("J",)),
     "intrinsics": ("f", ("N", 3, 3)),
+    "camera_source": ("U", ()),
     "image_size": ("iu", (2,)),
     "fps": ("f", ()),
     "source": ("U", ()),
@@ -61,9 +57,7 @@ _PERSON_FIELDS = {
     "poses": ("f", ("f", "A")),
     "trans": ("f", ("f", 3)),
 }
-_OPTIONAL = {"lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans"}
-_MAY_BE_NAN = {"fps"}
-_PERSON_KEY = re.compile(r"person_(\d{3,6})/(\w+)")
+_OPTIONAL = {"lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans", "camera_source"}
 
 
 def write_npz(clip: Clip, path: Path) -> Path:
@@ -78,6 +72,7 @@ def write_npz(clip: Clip, path: Path) -> Path:
         "parents": np.asarray(clip.parents, dtype=np.int32),
         "joint_names": np.array(clip.joint_names, dtype=np.str_),
         "intrinsics": np.asarray(clip.intrinsics, dtype=np.float64),
+        "camera_source": np.array(clip.camera_source),
         "image_size": np.array(clip.image_size, dtype=np.int64),
         "fps": np.array(np.nan if clip.fps is None else clip.fps, dtype=np.float64),
         "source": np.array(clip.source),
@@ -93,14 +88,7 @@ def write_npz(clip: Clip, path: Path) -> Path:
         arrays["lbs_weights"] = np.asarray(clip.lbs_weights, dtype=np.float32)
     for index, person in enumerate(clip.persons):
         arrays.update({f"person_{index:03d}/{name}": value for name, value in _person_arrays(person)})
-    with (
-        atomic_path(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        for name, value in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, value, allow_pickle=False)
-    return path
+    return write_arrays(path, arrays)
 
 
 def read_npz(path: Path) -> Clip:
@@ -109,36 +97,10 @@ def read_npz(path: Path) -> Clip:
     Raises:
         InputError: the file is missing, damaged, unsafe or of another schema.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    members = safe_npz.read_npz(path, error=InputError)
-    if str(members.get("schema")) != SCHEMA:
-        raise InputError(f"{path}: not a result of fasthmr (no schema '{SCHEMA}')")
-    version = members.get("schema_version", np.array(0))
-    if version.shape != () or version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; update fasthmr")
-    own = {name: value for name, value in members.items() if "/" not in name}
-    sizes: dict[str, int] = {}
-    _check(path, own, _CLIP_FIELDS, sizes)
-    people: list[dict[str, np.ndarray]] = [{} for _ in range(min(int(own["num_persons"]), len(members)))]
-    for name, value in members.items():
-        match = _PERSON_KEY.fullmatch(name)
-        if match and int(match[1]) < len(people):
-            people[int(match[1])][match[2]] = value
-        elif "/" in name:
-            raise InputError(f"{path}: unknown array '{name}'")
-    for index, person in enumerate(people):
-        shared = {name: size for name, size in sizes.items() if name.isupper()}
-        _check(path, person, _PERSON_FIELDS, shared, f"person_{index:03d}/")
-        sizes.update({name: size for name, size in shared.items() if name.isupper()})
-        rising = (np.diff(person["frames"].astype(np.int64)) > 0).all()
-        if not rising or not _indices_fit(person["frames"], sizes["N"]):
-            raise InputError(
-                f"{path}: 'person_{index:03d}/frames' are not rising indices of {sizes['N']} frames"
-            )
-    if people and not _indices_fit(own["faces"], sizes["V"]):
+    own, people, sizes = read_people(path, SCHEMA, _CLIP_FIELDS, _PERSON_FIELDS, _OPTIONAL)
+    if people and not indices_fit(own["faces"], sizes["V"]):
         raise InputError(f"{path}: 'faces' point outside the {sizes['V']} vertices")
-    if not _indices_fit(own["parents"] + 1, sizes["J"] + 1):
+    if not indices_fit(own["parents"] + 1, sizes["J"] + 1):
         raise InputError(f"{path}: 'parents' point outside the {sizes['J']} joints")
     return _clip(own, people)
 
@@ -156,35 +118,6 @@ def _person_arrays(person: Person) -> Iterator[tuple[str, np.ndarray]]:
     yield "trans", np.asarray(person.transl, dtype=np.float32)
 
 
-def _check(
-    path: Path,
-    arrays: dict[str, np.ndarray],
-    known: dict[str, tuple[str, tuple[str | int, ...]]],
-    sizes: dict[str, int],
-    prefix: str = "",
-) -> None:
-    for name in sorted(known.keys() - arrays.keys() - _OPTIONAL):
-        raise InputError(f"{path}: array '{prefix}{name}' is missing")
-    for name, value in arrays.items():
-        if name not in known:
-            raise InputError(f"{path}: unknown array '{prefix}{name}'")
-        kinds, shape = known[name]
-        wanted = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in shape)
-        fits = len(wanted) == value.ndim and all(
-            isinstance(size, str) or size == length for size, length in zip(wanted, value.shape, strict=False)
-        )
-        if not fits or value.dtype.kind not in kinds:
-            raise InputError(f"{path}: '{prefix}{name}' is {value.dtype} {value.shape}, expected {wanted}")
-        named = zip(shape, value.shape, strict=True)
-        sizes.update({size: length for size, length in named if isinstance(size, str)})
-        if value.dtype.kind == "f" and name not in _MAY_BE_NAN and not np.isfinite(value).all():
-            raise InputError(f"{path}: '{prefix}{name}' holds numbers that are not finite")
-
-
-def _indices_fit(indices: np.ndarray, limit: int) -> bool:
-    return indices.size == 0 or (int(indices.min()) >= 0 and int(indices.max()) < limit)
-
-
 def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Clip:
     persons = []
     for arrays in people:
@@ -199,6 +132,7 @@ def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Cl
         joint_names=tuple(own["joint_names"].tolist()),
         intrinsics=own["intrinsics"],
         image_size=(int(own["image_size"][0]), int(own["image_size"][1])),
+        camera_source=str(own.get("camera_source", "")),
         fps=None if np.isnan(own["fps"]) else float(own["fps"]),
         source=str(own["source"]),
         body=str(own["body"]),

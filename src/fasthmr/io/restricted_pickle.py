@@ -1,10 +1,8 @@
 """Read arrays out of SMPL-family pickles without running anything that the file names.
 
-Unpickling normally calls whatever a file asks for. Here every global of a closed table becomes an inert
-record that keeps its arguments and state, and every other global is refused. Arrays are built afterwards
-from those records with explicit checks, so neither chumpy, scipy nor numpy's own unpickling code runs.
-The opcodes alone can still ask for memory or time without end, so a stranger's file belongs in the limited
-process of `fasthmr.io.body_reader`. This module imports numpy and no torch.
+Every global of a closed table becomes an inert record (`fasthmr.io.inert`). Arrays are built afterwards
+from those records with explicit checks, so neither chumpy, scipy nor numpy's own unpickling code runs. A
+stranger's file belongs in the limited process of `fasthmr.io.body_reader`. Imports numpy and no torch.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fasthmr.errors import UnsafeFileError
+from fasthmr.io.inert import Encode, Record, Token, Unpickler, load, printable
 
 _MAX_SELECT_DEPTH = 4
 _MAX_DENSE_ELEMENTS = 2**26  # a sparse matrix may claim any shape; SMPL-X needs 55 * 10475
@@ -25,56 +24,35 @@ _DTYPE_CODES = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"b
 _OLD_DTYPE_CODES = {"?": "b1", "d": "f8", "f": "f4", "l": "i8", "L": "u8", "q": "i8", "i": "i4", "I": "u4"}
 
 
-class _Record:
-    """What a call, instance or type of the file becomes: its arguments and its state, nothing else."""
-
-    __slots__ = ("args", "state")
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: Any) -> Any:
-        self = object.__new__(cls)
-        self.args = args
-        self.state = None
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Array(_Record):
+class _Array(Record):
     """`numpy.core.multiarray._reconstruct(ndarray, (0,), b"b")`, filled by its state."""
 
 
-class _Buffer(_Record):
+class _Buffer(Record):
     """`numpy.core.numeric._frombuffer(bytes, dtype, shape, order)` of pickle protocol 5."""
 
 
-class _Scalar(_Record):
+class _Scalar(Record):
     """`numpy.core.multiarray.scalar(dtype, bytes)`."""
 
 
-class _Dtype(_Record):
+class _Dtype(Record):
     """`numpy.dtype(code, align, copy)`; its state holds the byte order."""
 
 
-class _Ch(_Record):
+class _Ch(Record):
     """`chumpy.ch.Ch`: a differentiable array; its value is `x`."""
 
 
-class _Select(_Record):
+class _Select(Record):
     """`chumpy.reordering.Select`: entries `idxs` of the flattened `a`, as `preferred_shape`."""
 
 
-class _Csc(_Record):
+class _Csc(Record):
     """`scipy.sparse.csc_matrix`: compressed sparse columns."""
 
 
-class _Token(_Record):
-    """A name that may be mentioned but has no value of use (`ndarray`, `object`, `set`, `OrderedDict`)."""
-
-
-class _Reconstructor(_Record):
+class _Reconstructor(Record):
     """`copy_reg._reconstructor(type, object, None)` of protocols 0 and 1: an empty instance of a record."""
 
     def __new__(cls, *args: Any) -> Any:
@@ -83,42 +61,21 @@ class _Reconstructor(_Record):
         return args[0]()
 
 
-class _Encode(_Record):
-    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes with protocols 0 to 2."""
-
-    def __new__(cls, *args: Any) -> Any:
-        if len(args) != 2 or not isinstance(args[0], str) or args[1] not in ("latin1", "latin-1"):
-            raise pickle.UnpicklingError("an unexpected text encoding")
-        return args[0].encode("latin-1")
-
-
-_GLOBALS: dict[tuple[str, str], type[_Record]] = {
-    ("_codecs", "encode"): _Encode,
-    ("collections", "OrderedDict"): _Token,
+_GLOBALS: dict[tuple[str, str], type[Record]] = {
+    ("_codecs", "encode"): Encode,
+    ("collections", "OrderedDict"): Token,
     ("chumpy.ch", "Ch"): _Ch,
     ("chumpy.reordering", "Select"): _Select,
     ("scipy.sparse.csc", "csc_matrix"): _Csc,
     ("scipy.sparse._csc", "csc_matrix"): _Csc,
-    ("numpy", "ndarray"): _Token,
+    ("numpy", "ndarray"): Token,
     ("numpy", "dtype"): _Dtype,
-    **{(module, name): _Token for module in ("__builtin__", "builtins") for name in ("set", "object")},
+    **{(module, name): Token for module in ("__builtin__", "builtins") for name in ("set", "object")},
     **{(module, "_reconstructor"): _Reconstructor for module in ("copy_reg", "copyreg")},
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _Buffer for core in ("core", "_core")},
 }
-
-
-class _Refused(pickle.UnpicklingError):
-    """The file names something outside the table."""
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> type[_Record]:
-        try:
-            return _GLOBALS[module_name, global_name]
-        except (KeyError, TypeError):
-            raise _Refused(printable(f"{module_name}.{global_name}")) from None
 
 
 def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -132,22 +89,8 @@ def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[st
             than numeric arrays under a wanted key.
     """
     with path.open("rb") as file:
-        try:
-            # Python 2 names stay as they are (the table has them); its byte strings become latin-1 text.
-            content = _RestrictedUnpickler(file, fix_imports=False, encoding="latin1").load()
-        except _Refused as error:
-            raise UnsafeFileError(
-                f"{path}: refused, it asks for {error}, which no body file needs; nothing was run. "
-                "Get the file from its publisher."
-            ) from None
-        except MemoryError:
-            raise UnsafeFileError(f"{path}: asks for more memory than a body file needs") from None
-        except Exception as error:  # noqa: BLE001 - a malformed pickle raises anything: Unicode, index, ...
-            raise UnsafeFileError(
-                f"{path}: not a readable pickle ({type(error).__name__}: {printable(error)}); "
-                "download the file again"
-            ) from None
-    if isinstance(content, _Record):
+        content = load(Unpickler(file, _GLOBALS), path, "body file")
+    if isinstance(content, Record):
         return {"array": _checked_array(content, "array", path)}
     if type(content) is not dict:
         raise UnsafeFileError(
@@ -156,14 +99,6 @@ def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[st
     keys = [key for key in content if isinstance(key, str) and (wanted is None or key in wanted)]
     content = {key: content[key] for key in keys}
     return {key: _checked_array(content.pop(key), key, path) for key in keys}  # frees the raw text one by one
-
-
-def printable(text: object, limit: int = 80) -> str:
-    """Text of a stranger made fit for a terminal: ASCII, one line, cut to `limit` characters."""
-    return str(text)[:limit].encode("ascii", "backslashreplace").decode().translate(_CONTROL_ESCAPES)
-
-
-_CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 def _checked_array(value: Any, key: str, path: Path) -> np.ndarray:
@@ -207,7 +142,7 @@ def _items(value: Any, count: int, what: str) -> tuple[Any, ...]:
     return value
 
 
-def _field(record: _Record, *names: str) -> Any:
+def _field(record: Record, *names: str) -> Any:
     """State under the first of `names` that is present."""
     state = record.state if type(record.state) is dict else {}
     for name in names:
@@ -268,7 +203,7 @@ def _selected(record: _Select, depth: int) -> np.ndarray:
     preferred = record.state.get("preferred_shape")
     if preferred is None:
         return result
-    if isinstance(preferred, _Record):
+    if isinstance(preferred, Record):
         preferred = _evaluate(preferred, depth + 1).tolist()
     sizes = _shape(preferred)
     if math.prod(sizes) != result.size:
