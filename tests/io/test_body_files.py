@@ -18,7 +18,7 @@ from safetensors.torch import save_file as save_torch_file
 
 from fasthmr.body.lbs import BodyModel
 from fasthmr.errors import InputError, UnsafeFileError
-from fasthmr.io import body_files, safe_npz
+from fasthmr.io import body_files, isolated, safe_npz
 from fasthmr.io.body_files import import_body_file, load_body_file, load_regressor_file
 from fasthmr.io.body_schema import BODY_KEYS, check_body
 from fasthmr.io.restricted_pickle import read_pickle
@@ -257,17 +257,21 @@ def test_the_attacks_work_on_an_open_unpickler(tmp_path: Path) -> None:
 def test_endless_computation_is_stopped(tmp_path: Path) -> None:
     # A tuple of two references to the tuple before it, 60 deep: hashing it takes 2**60 steps.
     path = write(tmp_path, b"\x80\x04)" + b"\x942\x86" * 60 + b"\x94}h\x3cK\x01s.")
-    code = "from fasthmr.io import body_reader as r; r._CPU_SECONDS = 1; r.main()"
+    code = (
+        "from fasthmr.io import body_reader as r; from fasthmr.io.isolated import Limits; "
+        "r.LIMITS = Limits(memory_bytes=2**31, cpu_seconds=1, wall_seconds=9); r.main()"
+    )
     assert run_python(code, "body", path, tmp_path / "out").returncode < 0
 
 
 def test_reader_that_dies_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, b"anything")
-    monkeypatch.setattr(body_files, "_BOOT", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(isolated, "_BOOT", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(UnsafeFileError, match="more memory or time"):
         load_body_file(path)
-    monkeypatch.setattr(body_files, "_BOOT", "import time; time.sleep(30)")
-    monkeypatch.setattr(body_files, "_WALL_SECONDS", 0.2)
+    monkeypatch.setattr(isolated, "_BOOT", "import time; time.sleep(30)")
+    limits = isolated.Limits(memory_bytes=2**31, cpu_seconds=60, wall_seconds=0.2)
+    monkeypatch.setattr(body_files, "LIMITS", limits)
     with pytest.raises(UnsafeFileError, match="not read within"):
         load_body_file(path)
 
@@ -434,8 +438,8 @@ def test_damaged_bytes_raise_only_the_declared_error(tmp_path: Path) -> None:
         import random, sys, time
         from pathlib import Path
         from fasthmr.errors import UnsafeFileError
-        from fasthmr.io import body_reader
-        body_reader.limit_process()
+        from fasthmr.io import body_reader, isolated
+        isolated.limit_process(body_reader.LIMITS)
         folder, dice = Path(sys.argv[1]), random.Random(0)
         seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
         victim, refused, accepted = folder.parent / "victim", 0, 0
