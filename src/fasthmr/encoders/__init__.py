@@ -1,6 +1,7 @@
 """Picture encoders: `channels`, `strides`, and feature maps finest first."""
 
 from fasthmr.encoders import convvit as convvit
+from fasthmr.encoders import hrnet as hrnet
 from fasthmr.encoders import vit as vit
 from fasthmr.encoders.registry import encoder_config, list_encoders, register_encoder
 

@@ -81,8 +81,11 @@ def crop_camera_to_full(
     box_size: Float[Tensor, "*batch"],
     image_size: Float[Tensor, "*batch 2"],
     focal: Float[Tensor, "*batch"],
+    principal: Float[Tensor, "*batch 2"] | None = None,
 ) -> Float[Tensor, "*batch 3"]:
-    """Translation in metres in the frame of the full picture's camera, whose centre is the principal point.
+    """Translation in metres in the frame of the full picture's camera.
+
+    HMR 2.0 and CameraHMR (arXiv 2411.08128) agree here; they differ in the focal length alone.
 
     Args:
         camera: Crop camera (s, tx, ty).
@@ -90,7 +93,28 @@ def crop_camera_to_full(
         box_size: Side of the square crop in pixels of the full picture.
         image_size: Width and height of the full picture in pixels.
         focal: Focal length of the full picture in pixels; another one only moves the person along z.
+        principal: Principal point in pixels; the picture's centre if None.
     """
     scaled = box_size * camera[..., 0] + 1e-9
-    shift = 2 * (box_center - image_size / 2) / scaled[..., None]
+    origin = image_size / 2 if principal is None else principal
+    shift = 2 * (box_center - origin) / scaled[..., None]
     return torch.cat([camera[..., 1:] + shift, (2 * focal / scaled)[..., None]], dim=-1)
+
+
+def bbox_info(
+    box_center: Float[Tensor, "*batch 2"],
+    box_size: Float[Tensor, "*batch"],
+    principal: Float[Tensor, "*batch 2"],
+    focal: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch 3"]:
+    """Where a square crop lies in its camera: ((cx - px) / f, (cy - py) / f, b / f).
+
+    Input of models that know the camera: CLIFF (arXiv 2208.00571, sec. 3.2), CameraHMR (arXiv 2411.08128).
+
+    Args:
+        box_center: Centre of the square crop in pixels of the full picture.
+        box_size: Side of the square crop in pixels of the full picture.
+        principal: Principal point in pixels; the released CameraHMR takes the picture's centre.
+        focal: Focal length of the full picture in pixels.
+    """
+    return torch.cat([box_center - principal, box_size[..., None]], dim=-1) / focal[..., None]

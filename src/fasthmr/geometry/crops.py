@@ -26,6 +26,7 @@ def crop_pictures(
     boxes_xyxy: Float[Tensor, "n 4"],
     size: int = 256,
     aspect: tuple[int, int] = (192, 256),
+    antialias: bool = True,
 ) -> Crop:
     """Cut the square around each box out of an RGB picture and normalise it.
 
@@ -36,6 +37,7 @@ def crop_pictures(
     Args:
         boxes_xyxy: May reach outside the picture.
         aspect: Width and height that every box is grown to before the square is taken.
+        antialias: Blur large boxes; CameraHMR (arXiv 2411.08128) does not.
 
     Raises:
         InputError: A box is empty or not finite.
@@ -48,7 +50,8 @@ def crop_pictures(
             f"box {index} is {boxes_xyxy[index].tolist()}; needed: finite x1 < x2 and y1 < y2 in pixels"
         )
     centers, sides = hmr2_square(boxes_xyxy.double(), aspect)
-    cuts = [_cut(picture, c, s, size) for c, s in zip(centers.tolist(), sides.tolist(), strict=True)]
+    squares = zip(centers.tolist(), sides.tolist(), strict=True)
+    cuts = [_cut(picture, center, side, size, antialias) for center, side in squares]
     stacked = torch.stack(cuts) if cuts else torch.zeros(0, size, size, 3, device=picture.device)
     return Crop(
         pixels=normalize(stacked.permute(0, 3, 1, 2).contiguous()),
@@ -66,11 +69,11 @@ def normalize(rgb: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*ba
 
 
 def _cut(
-    picture: UInt8[Tensor, "height width 3"], center: list[float], side: float, size: int
+    picture: UInt8[Tensor, "height width 3"], center: list[float], side: float, size: int, antialias: bool
 ) -> Float[Tensor, "size size 3"]:
     """One crop in grey levels; rows and columns are sampled separately because the square is upright."""
     reduction = side / size / 2
-    sigma = (reduction - 1) / 2 if reduction > 1.1 else 0.0
+    sigma = (reduction - 1) / 2 if antialias and reduction > 1.1 else 0.0
     margin = math.ceil(_BLUR_TRUNCATE * sigma) + 1
     cx, cy = center
     height, width = picture.shape[:2]
