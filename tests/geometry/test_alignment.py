@@ -29,6 +29,12 @@ def test_a_mirror_image_is_not_turned_inside_out():
     assert (similarity_align(points, mirrored) - mirrored).norm(dim=-1).mean() > 0.1
 
 
+def test_a_mirror_image_is_found_where_reflection_is_allowed():
+    points = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
+    mirrored = points * torch.tensor([-1.0, 1.0, 1.0])
+    assert (similarity_align(points, mirrored, reflection=True) - mirrored).abs().max() < 1e-5
+
+
 def test_coinciding_points_stay_finite():
     aligned = similarity_align(
         torch.ones(5, 3), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
