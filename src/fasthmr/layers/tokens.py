@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -44,6 +44,16 @@ class TokenState:
             positions=positions.expand(batch, patches, 2),
             group=index.expand(batch, patches),
         )
+
+    @property
+    def merged(self) -> bool:
+        """Whether any token stands for more than one patch."""
+        return self.tokens.shape[1] < self.group.shape[1]
+
+    def any_patch(self, patches: Bool[Tensor, "batch patches"]) -> Bool[Tensor, "batch tokens"]:
+        """Whether a token stands for at least one of the marked patches."""
+        marked = torch.zeros_like(self.size).scatter_add(1, self.group, patches.to(self.size.dtype))
+        return marked > 0
 
     def unmerge(self, grid: tuple[int, int]) -> Float[Tensor, "batch dim rows columns"]:
         """The feature map in which every patch carries the token that stands for it."""
