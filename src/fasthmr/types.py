@@ -55,6 +55,21 @@ class Crop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoseCrop:
+    """Upright rectangles of a picture ready for a 2D pose network, with what is needed to map back.
+
+    Attributes:
+        pixels: RGB, normalised with the ImageNet mean and standard deviation.
+        center: Centre of the rectangle in pixels of the full picture (x, y).
+        size: Its width and height in pixels of the full picture.
+    """
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    center: Float[Tensor, "batch 2"]
+    size: Float[Tensor, "batch 2"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Keypoints2D:
     """Points in crop units (pixel / crop side - 0.5) with a score in 0..1 for each."""
 
@@ -70,11 +85,30 @@ class HMROutput:
         params: Pose and shape; `transl` is None (the place follows from `camera`).
         camera: Weak-perspective crop camera (s, tx, ty) of HMR (arXiv 1712.06584, sec. 3.2).
         keypoints: 2D points read from heat maps, where the model has such a head.
+        aux_keypoints_2d: Points that CameraHMR's head reads out beside the pose; nothing in its release uses
+            or scales them.
+        left_hand_pose: Rotation matrices of finger joints relative to their parents, from SMPL-X models.
+        right_hand_pose: The same of the other hand.
     """
 
     params: BodyParams
     camera: Float[Tensor, "batch 3"]
     keypoints: Keypoints2D | None = None
+    aux_keypoints_2d: Float[Tensor, "batch aux_points 2"] | None = None
+    left_hand_pose: Float[Tensor, "batch hand_joints 3 3"] | None = None
+    right_hand_pose: Float[Tensor, "batch hand_joints 3 3"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseKeypoints:
+    """Points of the body's surface in crop units (pixel / crop side - 0.5).
+
+    Attributes:
+        log_sigma: Natural logarithm of the expected error, in crop units.
+    """
+
+    xy: Float[Tensor, "batch points 2"]
+    log_sigma: Float[Tensor, "batch points"]
 
 
 @dataclass(frozen=True, kw_only=True)

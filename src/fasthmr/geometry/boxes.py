@@ -6,6 +6,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fasthmr.errors import InputError
+
+
+def require_boxes(boxes_xyxy: Float[Tensor, "n 4"]) -> None:
+    """Refuse boxes that nothing can be cut out by.
+
+    Raises:
+        InputError: A box is empty or not finite.
+    """
+    bad = ~(torch.isfinite(boxes_xyxy).all(-1) & (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1))
+    if bad.any():
+        index = int(bad.nonzero()[0])
+        raise InputError(
+            f"box {index} is {boxes_xyxy[index].tolist()}; needed: finite x1 < x2 and y1 < y2 in pixels"
+        )
+
 
 def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
     """Intersection over union of every pair; 0 where both boxes are empty."""
