@@ -44,7 +44,8 @@ def test_the_core_needs_at_most_ten_packages_and_a_bounded_torch() -> None:
     assert len(needed) <= 10
     assert "<" in needed["torch"], "an open range takes a build with gigabytes of CUDA packages"
     assert not {"torchvision", "timm", "opencv-python", "opencv-contrib-python-headless"} & set(needed)
-    assert set(project["optional-dependencies"]) == {"viewer", "export", "train", "cluster", "bake", "dev"}
+    extras = {"viewer", "export", "train", "cluster", "eval", "bake", "dev"}
+    assert set(project["optional-dependencies"]) == extras
 
 
 def test_the_demo_pictures_are_small() -> None:

@@ -1,8 +1,8 @@
 """COCO keypoint results: scores of instances, doubled poses, AP and AR, and the file format.
 
 The steps of top-down pose estimators after the network (ViTPose, arXiv 2204.12484, with mmpose): a person's
-score is that of the box times the mean of the point scores above 0.2, poses of an OKS above 0.9 to a better one
-are dropped, and COCO's keypoint evaluation takes at most 20 a picture.
+score is that of the box times the mean of the point scores above 0.2, poses of an OKS above 0.9 to a better
+one are dropped, and COCO's keypoint evaluation takes at most 20 a picture.
 """
 
 from __future__ import annotations
