@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fasthmr.errors import InputError
-from fasthmr.geometry.boxes import hmr2_square
+from fasthmr.geometry.boxes import hmr2_square, require_boxes
 from fasthmr.types import Crop
 
 IMAGENET_MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -43,12 +42,7 @@ def crop_pictures(
         InputError: A box is empty or not finite.
     """
     picture = torch.as_tensor(image)
-    bad = ~(torch.isfinite(boxes_xyxy).all(-1) & (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(-1))
-    if bad.any():
-        index = int(bad.nonzero()[0])
-        raise InputError(
-            f"box {index} is {boxes_xyxy[index].tolist()}; needed: finite x1 < x2 and y1 < y2 in pixels"
-        )
+    require_boxes(boxes_xyxy)
     centers, sides = hmr2_square(boxes_xyxy.double(), aspect)
     squares = zip(centers.tolist(), sides.tolist(), strict=True)
     cuts = [_cut(picture, center, side, size, antialias) for center, side in squares]
