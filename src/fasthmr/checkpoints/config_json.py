@@ -8,9 +8,14 @@ from typing import Any
 
 from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.errors import UnsafeFileError
+from fasthmr.heads.dense_keypoints import DenseKeypointsHeadConfig
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
+from fasthmr.heads.smplx import SMPLXHeadConfig
+from fasthmr.models.camera_hmr import CameraHMRConfig
+from fasthmr.models.dense_keypoints import DenseKeypointsConfig
 from fasthmr.models.hmr import HMRConfig
+from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 
 
@@ -25,7 +30,17 @@ def config_from_json(text: str) -> Any:
     Raises:
         UnsafeFileError: The text is no known configuration.
     """
-    parts = (HMRConfig, KeypointHMRConfig, KeypointSMPLConfig, SMPLHeadConfig)
+    parts = (
+        CameraHMRConfig,
+        DenseKeypointsConfig,
+        DenseKeypointsHeadConfig,
+        HMRConfig,
+        HumanFoVConfig,
+        KeypointHMRConfig,
+        KeypointSMPLConfig,
+        SMPLHeadConfig,
+        SMPLXHeadConfig,
+    )
     types: dict[str, type] = {cls.__name__: cls for cls in parts}
     types.update((type(config).__name__, type(config)) for config in map(encoder_config, list_encoders()))
     try:

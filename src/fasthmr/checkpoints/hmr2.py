@@ -2,51 +2,88 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from fasthmr.body.joints44 import Joints44
 from fasthmr.body.lbs import BodyModel
+from fasthmr.checkpoints.decoder_keys import decoder_renames, decoder_sizes
 from fasthmr.checkpoints.keymap import KeyTable
-
-_LAYER = r"head\.decoder\.layers\.(\d+)\."
-_PUBLISHED_LAYER = r"smpl_head.transformer.transformer.layers.\1."
-
-DECODER_RENAMES: tuple[tuple[str, str], ...] = (
-    (_LAYER + r"self_norm\.", _PUBLISHED_LAYER + "0.norm."),
-    (_LAYER + r"self_attention\.to_out\.", _PUBLISHED_LAYER + "0.fn.to_out.0."),
-    (_LAYER + r"self_attention\.", _PUBLISHED_LAYER + "0.fn."),
-    (_LAYER + r"cross_norm\.", _PUBLISHED_LAYER + "1.norm."),
-    (_LAYER + r"cross_attention\.to_out\.", _PUBLISHED_LAYER + "1.fn.to_out.0."),
-    (_LAYER + r"cross_attention\.", _PUBLISHED_LAYER + "1.fn."),
-    (_LAYER + r"mlp_norm\.", _PUBLISHED_LAYER + "2.norm."),
-    (_LAYER + r"mlp\.fc1\.", _PUBLISHED_LAYER + "2.fn.net.0."),
-    (_LAYER + r"mlp\.fc2\.", _PUBLISHED_LAYER + "2.fn.net.3."),
-    (r"head\.decoder\.", "smpl_head.transformer."),
-)
-
-_VIT_BY_WIDTH = {384: "s", 768: "b", 1024: "l", 1280: "h"}
-
-
-def _suggest_preset(state: Mapping[str, Tensor]) -> str:
-    """The preset whose encoder has the width of the file's."""
-    positions = state.get("backbone.pos_embed")
-    size = _VIT_BY_WIDTH.get(positions.shape[-1]) if positions is not None and positions.dim() == 3 else None
-    if size is None:
-        return ""
-    return f'The file looks like ViT-{size.upper()}; try create_model("hmr2_vit_{size}").'
-
+from fasthmr.checkpoints.layout import Layout, Shapes
+from fasthmr.checkpoints.plain_vit import VIT_BY_WIDTH, vit_from_shapes
+from fasthmr.errors import CheckpointMismatch
+from fasthmr.heads.smpl import SMPLHeadConfig
+from fasthmr.models.hmr import HMRConfig
 
 HMR2_TABLE = KeyTable(
     layout="4D-Humans",
-    renames=(*DECODER_RENAMES, (r"head\.", "smpl_head."), (r"encoder\.", "backbone.")),
+    renames=(*decoder_renames("smpl_head"), (r"head\.", "smpl_head."), (r"encoder\.", "backbone.")),
     ignored=(
         (r"smpl\.", "body model; see body_in_checkpoint"),
         (r"discriminator\.", "training only"),
         (r"initialized$", "training bookkeeping"),
     ),
-    hint=_suggest_preset,
+)
+
+
+_DIRECTORY = re.compile(r"d\d+-a(\d+)x(\d+)-m\d+")
+_READOUTS = ("decpose", "decshape", "deccam")
+
+
+def _heads_in_path(path: Path, shapes: Shapes) -> int | None:
+    """Attention heads that a folder `dD-aHxE-mM` on the way to the file names, if it fits the shapes."""
+    width = shapes.get("smpl_head.transformer.transformer.layers.0.1.fn.to_q.weight", (0,))[0]
+    for part in reversed(path.absolute().parts):
+        for found in _DIRECTORY.finditer(part):
+            heads, head_dim = map(int, found.groups())
+            if heads * head_dim == width:
+                return heads
+    return None
+
+
+def _matches(shapes: Shapes) -> bool:
+    token = shapes.get("smpl_head.transformer.to_token_embedding.weight", ())
+    readouts = [shapes.get(f"smpl_head.{name}.bias", ()) for name in _READOUTS]
+    if "backbone.pos_embed" not in shapes or len(token) != 2 or any(len(shape) != 1 for shape in readouts):
+        return False
+    return token[1] in (1, sum(size for (size,) in readouts))
+
+
+def _config(shapes: Shapes, path: Path) -> HMRConfig:
+    token = shapes["smpl_head.transformer.to_token_embedding.weight"][1]
+    try:
+        head = SMPLHeadConfig(
+            **decoder_sizes(shapes, "smpl_head", _heads_in_path(path, shapes)),
+            joints=shapes["smpl_head.decpose.bias"][0] // 6,
+            num_betas=shapes["smpl_head.decshape.bias"][0],
+            token_input="zero" if token == 1 else "mean_shape",
+        )
+        return HMRConfig(encoder=vit_from_shapes(shapes, "backbone."), head=head)
+    except ValueError as error:
+        raise CheckpointMismatch(f"{path}: {error}") from error
+
+
+def _preset(shapes: Shapes) -> str | None:
+    """By the width and depth of the encoder and the width of the decoder's attention."""
+    inner = shapes.get("smpl_head.transformer.transformer.layers.0.1.fn.to_q.weight", (0,))[0]
+    size = VIT_BY_WIDTH.get(shapes["backbone.pos_embed"][-1])
+    decoder = {512: "large", 64: "small"}.get(inner)
+    if size is None or decoder is None:
+        return None
+    usual = "large" if size == "vit_h" else "small"
+    return f"hmr2_{size}" if decoder == usual else f"hmr2_{size}_{decoder}"
+
+
+HMR2_LAYOUT = Layout(
+    name="4D-Humans (HMR 2.0)",
+    table=HMR2_TABLE,
+    matches=_matches,
+    config=_config,
+    preset=_preset,
+    licence="HMR 2.0 weights: MIT; the SMPL body that they were trained with has its own licence",
 )
 
 

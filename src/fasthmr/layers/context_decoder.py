@@ -109,6 +109,40 @@ class ContextDecoderLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContextDecoderConfig:
+    """Sizes of a `ContextDecoder`, as part of a head's configuration. The defaults are HMR 2.0's.
+
+    Attributes:
+        context_dim: Channels of the context; follows the encoder.
+    """
+
+    context_dim: int
+    dim: int = 1024
+    depth: int = 6
+    heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 1024
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"{type(self).__name__}: depth is at least 1")
+
+    def decoder(self, token_dim: int) -> ContextDecoder:
+        """The decoder of this size for a token made from `token_dim` numbers."""
+        return ContextDecoder(
+            token_dim=token_dim,
+            dim=self.dim,
+            depth=self.depth,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            context_dim=self.context_dim,
+            norm_eps=self.norm_eps,
+        )
+
+
 @dataclass(frozen=True)
 class _Constant:
     """The start of the decoder for one state of its weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,7 +39,12 @@ class KeypointHMR(nn.Module):
     Attributes:
         crop_size: Side in pixels of the crops to feed: twice the height of the encoder's picture. Halving by
             averaging avoids the aliasing of a direct small crop.
+        crop_aspect, crop_antialias, takes_camera: As for `models.hmr.CropModel`.
     """
+
+    crop_aspect: ClassVar[tuple[int, int]] = (192, 256)
+    crop_antialias: ClassVar[bool] = True
+    takes_camera: ClassVar[bool] = False
 
     def __init__(self, config: KeypointHMRConfig) -> None:
         super().__init__()
