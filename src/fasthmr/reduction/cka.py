@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Features = Float[Tensor, "examples channels"]
+Features = Float[Tensor, "_ _"]
+"""(examples, channels); layers may differ in channels."""
 
 
 def hsic(grams: Float[Tensor, "layers examples examples"]) -> Float[Tensor, "layers layers"]:
