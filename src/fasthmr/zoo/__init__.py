@@ -2,11 +2,13 @@
 
 from fasthmr.zoo import fasthmr as fasthmr
 from fasthmr.zoo import hmr as hmr
+from fasthmr.zoo import vitpose as vitpose
 from fasthmr.zoo.registry import (
     Preset,
     PublishedCount,
     create_model,
     list_models,
+    load_model,
     preset,
     pretrained_file,
     register_preset,
@@ -17,6 +19,7 @@ __all__ = [
     "PublishedCount",
     "create_model",
     "list_models",
+    "load_model",
     "preset",
     "pretrained_file",
     "register_preset",
