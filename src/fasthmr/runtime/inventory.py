@@ -8,12 +8,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fasthmr import __version__
-from fasthmr.errors import UsageError, did_you_mean
 
 _CORE = (
     "torch",
@@ -41,32 +39,6 @@ _LICENCES = {
     "demo pictures": "see assets/demo/ATTRIBUTION.md",
     "SMPL, SMPL-X, MANO files": "not included; the licence of their makers applies",
 }
-
-
-def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
-    """Every preset that matches, with its number of parameters and whether weights come along.
-
-    Raises:
-        UsageError: None matches.
-    """
-    from fasthmr.zoo import create_model, list_models
-
-    names = list_models(pattern)
-    if not names:
-        raise UsageError(f"no model matches '{pattern}'{did_you_mean(pattern, list_models())}")
-    rows = []
-    for name in names:
-        with torch.device("meta"):
-            model = create_model(name)
-        rows.append(
-            {
-                "name": name,
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "crop_size": getattr(model, "crop_size", None),
-                "weights": files("fasthmr").joinpath("assets", f"{name}.safetensors").is_file(),
-            }
-        )
-    return rows
 
 
 def examine() -> dict[str, dict[str, str]]:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-from fasthmr.checkpoints.files import read_weights
-from fasthmr.checkpoints.keymap import KeyTable, load_into
+from fasthmr.checkpoints.files import open_weights
+from fasthmr.checkpoints.keymap import OWN_TABLE, KeyTable
+from fasthmr.checkpoints.loading import LoadPlan, build_model, plan_for_preset, plan_from_file
 from fasthmr.errors import UsageError, did_you_mean
 
-OWN_TABLE = KeyTable(layout="fasthmr")
 
-
+@runtime_checkable
 class ModelConfig(Protocol):
     """A frozen configuration that builds its model."""
 
@@ -111,7 +111,8 @@ def create_model(name: str, checkpoint: Path | str | None = None, pretrained: bo
 
     Args:
         name: One of `list_models()`.
-        checkpoint: Weights to load: a published file of this model, or one that fasthmr wrote.
+        checkpoint: Weights to load: a published file of this model, or one that fasthmr wrote. Its encoder
+            must be the preset's; what follows the encoder is built as the file has it.
         pretrained: Load the weights that come with the package. Without either, weights are random.
 
     Raises:
@@ -131,10 +132,40 @@ def create_model(name: str, checkpoint: Path | str | None = None, pretrained: bo
                 f"no weights for '{name}' come with the package (assets/{name}.safetensors is missing); "
                 f"give checkpoint=FILE, or use one of: {', '.join(available) or 'none'}"
             )
-    model: nn.Module = row.config().build()
+    config = row.config()
+    if source is None:
+        model: nn.Module = config.build()
+    else:
+        weights = open_weights(source, trusted=pretrained)
+        model = build_model(plan_for_preset(weights, name, config, row.layout))
     model.__dict__["trained_body"] = row.trained_body
-    if source is not None:
-        state, _ = read_weights(source)
-        own_layout = not state.keys().isdisjoint(model.state_dict().keys())
-        load_into(model, state, OWN_TABLE if own_layout else row.layout, name)
     return model.eval()
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """The model of a weight file, published or written by fasthmr, in evaluation mode.
+
+    What the model is comes from the file alone.
+
+    Raises:
+        UsageError: There is no such file.
+        UnsafeFileError: The file is damaged or unsafe.
+        CheckpointMismatch: The file has no known layout, or its keys are not those of the model it describes.
+    """
+    weights = open_weights(path)
+    named = _PRESETS.get(weights.metadata.get("preset", ""))
+    if named is not None and "config" not in weights.metadata:
+        plan = plan_for_preset(weights, named.name, named.config(), named.layout)
+    else:
+        plan = plan_from_file(weights)
+        named = _PRESETS.get(plan.preset or "")
+    model = build_model(plan)
+    model.__dict__["trained_body"] = _trained_body(plan, named)
+    return model.eval()
+
+
+def _trained_body(plan: LoadPlan, named: Preset | None) -> Literal["free", "smpl"]:
+    """That of the preset; where the sizes are nobody's, of a preset with the same kind of configuration."""
+    kind = type(plan.config)
+    rows = [named] if named else [row for row in _PRESETS.values() if type(row.config()) is kind]
+    return rows[0].trained_body if rows else "free"

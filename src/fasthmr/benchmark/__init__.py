@@ -1,0 +1,1 @@
+"""What models cost: counted parameters and products, measured times."""

@@ -1,0 +1,225 @@
+"""The papers' and the released modules' numbers, and what the three counts mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fasthmr.benchmark.counters import Counts, count, example_inputs
+from fasthmr.encoders.registry import encoder_config
+from fasthmr.encoders.vit import ViT
+from fasthmr.heads.smpl import SMPLHeadConfig
+from fasthmr.layers.attention import SelfAttention
+from fasthmr.models.hmr import HMR, HMRConfig
+from fasthmr.models.human_fov import HumanFoVConfig
+from fasthmr.zoo import preset
+from fasthmr.zoo.hmr import smpl_head
+
+
+def in_g(macs: int, digits: int = 3) -> str:
+    return f"{macs / 1e9:.{digits}f}"
+
+
+def in_m(params: int, digits: int = 3) -> str:
+    return f"{params / 1e6:.{digits}f}"
+
+
+def on_meta(config: SMPLHeadConfig) -> nn.Module:
+    with torch.device("meta"):
+        return config.build()
+
+
+def test_hmr2_in_both_conventions() -> None:
+    counts = count(preset("hmr2_vit_h").config())
+    assert counts.params == 670_459_037
+    assert (in_m(counts.params), in_g(counts.macs)) == ("670.459", "125.547")
+    assert counts.table_params == 670_210_973
+    assert (in_m(counts.table_params), in_g(counts.table_macs)) == ("670.211", "122.590")
+    assert counts.layer_macs < counts.run_macs < counts.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "gmacs"),
+    [
+        ("hmr2_vit_s", "23.97", "4.50"),
+        ("hmr2_vit_s_large", "55.71", "4.96"),
+        ("hmr2_vit_b", "88.25", "17.16"),
+        ("hmr2_vit_b_large", "122.20", "18.04"),
+        ("hmr2_vit_l", "305.85", "60.02"),
+        ("hmr2_vit_l_large", "341.27", "61.19"),
+        ("hmr2_vit_h_small", "633.56", "124.10"),
+        ("hmr2_vit_h", "670.46", "125.55"),
+    ],
+)
+def test_plain_vit_table(rows, name: str, params: str, gmacs: str) -> None:
+    assert (in_m(rows[name]["parameters"], 2), in_g(rows[name]["macs"], 2)) == (params, gmacs)
+
+
+def test_released_small_model_to_the_last_parameter(rows) -> None:
+    assert rows["hmr2_vit_s"]["parameters"] == 23_969_309
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "linear", "attention"),
+    [
+        ("vit_s", 21_663_744, "4.133", "0.340"),
+        ("vit_b", 85_794_816, "16.421", "0.679"),
+        ("vit_l", 303_296_512, "58.133", "1.812"),
+        ("vit_h", 630_912_000, "120.985", "3.020"),
+    ],
+)
+def test_encoders(name: str, params: int, linear: str, attention: str) -> None:
+    counts = count(encoder_config(name))
+    assert counts.params == params
+    assert (in_g(counts.layer_macs), in_g(counts.macs - counts.layer_macs)) == (linear, attention)
+    assert counts.run_macs == counts.macs
+
+
+@pytest.mark.parametrize(
+    ("context", "params", "gmacs"),
+    [
+        (384, 34_042_013, "0.485"),
+        (768, 36_401_309, "0.938"),
+        (1024, 37_974_173, "1.240"),
+        (1280, 39_547_037, "1.542"),
+    ],
+)
+def test_heads_count_as_published_though_ours_multiply_less(context: int, params: int, gmacs: str) -> None:
+    head = on_meta(SMPLHeadConfig(context_dim=context))
+    counts = count(head, torch.empty(1, context, 16, 12, device="meta"))
+    assert (counts.params, in_g(counts.layer_macs)) == (params, gmacs)
+    assert counts.run_macs < 0.1 * counts.macs
+
+
+def test_small_decoder() -> None:
+    counts = count(on_meta(smpl_head(384, "small")), torch.empty(1, 384, 16, 12, device="meta"))
+    assert counts.params == 2_305_565
+
+
+def test_intrinsics_network() -> None:
+    counts = count(HumanFoVConfig())
+    assert (counts.params, in_g(counts.macs, 2)) == (67_677_178, "21.26")
+    assert counts.params - counts.table_params == 1_050_776  # fc2 and final_layer are never called
+
+
+def with_depth(name: str, depth: int) -> HMRConfig:
+    config = preset(name).config()
+    assert isinstance(config, HMRConfig)
+    return replace(config, encoder=replace(config.encoder, depth=depth))
+
+
+class FewerTokens(nn.Module):
+    """HMR 2.0 that drops tokens between the halves of its first blocks, as merging does."""
+
+    def __init__(self, model: HMR, kept: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder: ViT = model.encoder
+        self.head = model.head
+        self.kept = kept
+
+    def forward(self, picture: Tensor) -> object:
+        tokens = self.encoder.embed(picture)
+        for block, kept in zip(self.encoder.blocks, self.kept, strict=True):
+            tokens = block.feed_forward(block.attend(tokens)[0][:, :kept])
+        return self.head.from_tokens(self.encoder.last_norm(tokens))
+
+
+def test_layers_and_tokens_after_merging() -> None:
+    config = with_depth("hmr2_vit_h", 28)
+    merged = count(config)
+    assert (in_m(merged.table_params), in_g(merged.table_macs)) == ("591.501", "107.483")
+    with torch.device("meta"):
+        fewer = FewerTokens(config.build(), (152, 112, *[90] * 26))
+        counts = count(fewer, torch.empty(1, 3, 256, 192))
+    assert counts.table_params == merged.table_params
+    assert in_g(merged.layer_macs - counts.layer_macs, 2) == "54.63"
+    assert in_g(counts.table_macs, 1) == "52.8"
+    assert merged.macs - counts.macs > merged.table_macs - counts.table_macs  # attention shrinks as well
+
+
+class Mixed(nn.Module):
+    """One of each kind of product."""
+
+    image_size = (8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, groups=1)
+        self.grouped = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2, bias=False)
+        self.up = nn.ConvTranspose2d(8, 2, 4, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+        self.plain = nn.GroupNorm(1, 2, affine=False)
+        self.unused = nn.Linear(5, 5)
+        self.scale = nn.Parameter(torch.ones(2, 3))
+        self.attend = SelfAttention(dim=8, heads=2)
+        self.offset = torch.ones(2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = self.grouped(self.conv(image))
+        tokens, _ = self.attend(small.flatten(2).mT)
+        x = self.plain(self.norm(self.up(tokens.mT.unflatten(-1, small.shape[-2:]))))
+        x = nn.functional.interpolate(x, scale_factor=2.0)
+        return torch.einsum("bchw,cd->bdhw", x, self.scale) + (x.mT @ x)[:, :1] + self.offset.sum()
+
+
+CONV, GROUPED, UP = 64 * 4 * 27, 16 * 8 * 18, 16 * 8 * 2 * 16
+ATTEND, LOOK = 16 * 8 * 24 + 16 * 8 * 8, 2 * 16 * 16 * 8
+EINSUM, SQUARE = 256 * 2 * 3, 2 * 16 * 16 * 16
+
+
+@pytest.mark.parametrize("shapes_only", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_by_hand(shapes_only: bool, batch: int) -> None:
+    torch.manual_seed(0)
+    model = Mixed()
+    counts = count(model, torch.zeros(batch, 3, 8, 8), shapes_only=shapes_only)
+    layers = batch * (CONV + GROUPED + UP + ATTEND)
+    assert counts.layer_macs == layers
+    assert counts.macs == counts.run_macs == layers + batch * (LOOK + EINSUM + SQUARE)
+    assert counts.table_macs == layers + batch * ((4 + 2) * 2 * 64 + 2 * 256)
+    assert counts.params == sum(parameter.numel() for parameter in model.parameters())
+    assert counts.params - counts.table_params == 30 + 6
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    torch.manual_seed(1)
+    model = Mixed().train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    counts = count(model)
+    assert model.training and not model.conv._forward_hooks and not model.norm._forward_hooks
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert counts == count(model, torch.zeros(1, 3, 8, 8))
+    assert isinstance(counts, Counts)
+
+
+def test_refinements_share_parameters_but_not_products() -> None:
+    once = SMPLHeadConfig(context_dim=16, dim=32, depth=2, heads=2, head_dim=4, mlp_dim=8)
+    features = torch.empty(1, 16, 4, 3, device="meta")
+    one = count(on_meta(once), features)
+    three = count(on_meta(replace(once, iterations=3)), features)
+    assert (three.params, three.table_params) == (one.params, one.table_params)
+    assert (three.macs, three.table_macs) == (3 * one.macs, 3 * one.table_macs)
+
+
+def test_the_published_decoder_in_plain_form() -> None:
+    """The rule for the decoder equals counting a general transformer decoder of the same sizes."""
+    dim, inner, mlp, context, tokens, depth = 32, 8, 12, 16, 5, 2
+    head = on_meta(
+        SMPLHeadConfig(context_dim=context, dim=dim, depth=depth, heads=2, head_dim=4, mlp_dim=mlp)
+    )
+    own = dim * 3 * inner + inner * dim + dim * inner + inner * dim + 2 * dim * mlp
+    readouts = dim * (144 + 10 + 3)
+    layers = dim + depth * (own + tokens * context * 2 * inner) + readouts
+    counts = count(head, torch.empty(1, context, tokens, 1, device="meta"))
+    assert counts.layer_macs == layers
+    assert counts.macs == layers + depth * (2 * inner + 2 * inner * tokens)
+    assert counts.table_macs == layers + depth * 3 * dim * 4
+
+
+def test_models_that_do_not_say_what_they_take() -> None:
+    with pytest.raises(ValueError, match="Linear has neither crop_size nor image_size"):
+        example_inputs(nn.Linear(2, 2))
+    assert count(nn.Linear(2, 3), torch.zeros(4, 2)).macs == 24

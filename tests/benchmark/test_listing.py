@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from fasthmr.benchmark.listing import as_table, list_presets
+from fasthmr.errors import UsageError
+from fasthmr.zoo import list_models, preset
+
+_KEYS = {
+    "name", "description", "task", "parameters", "macs", "table_parameters", "table_macs", "run_macs",
+    "published", "image_size", "weights",
+}  # fmt: skip
+
+
+def printed(rows: list[dict]) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(as_table(rows))
+    return stream.getvalue()
+
+
+def test_every_preset_is_listed(rows) -> None:
+    assert sorted(rows) == list_models()
+    assert all(set(row) == _KEYS for row in rows.values())
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_parameters_are_those_of_the_models(rows) -> None:
+    for name, row in rows.items():
+        with torch.device("meta"):
+            model = preset(name).config().build()
+        own = sum(parameter.numel() for parameter in model.parameters())
+        assert row["parameters"] == own + getattr(model, "unused_published_params", 0)
+        assert row["table_parameters"] <= row["parameters"]
+
+
+def test_every_published_number_comes_out(rows) -> None:
+    published = [(name, entry) for name, row in rows.items() for entry in row["published"]]
+    assert [(name, entry["source"]) for name, entry in published if not entry["agrees"]] == []
+    assert {entry["convention"] for _, entry in published} == {"complete", "tables"}
+
+
+def test_exact_numbers_and_differences(rows) -> None:
+    row = rows["hmr2_vit_h"]
+    assert (row["parameters"], row["table_parameters"]) == (670_459_037, 670_210_973)
+    assert row["task"] == "mesh"
+    assert row["image_size"] == [256, 256]
+    assert row["weights"] is False
+    assert rows["fasthmr_s"]["weights"] is True
+    (tables,) = (entry for entry in row["published"] if entry["convention"] == "tables")
+    assert tables["params"] == 670.2
+    assert tables["params_difference"] == pytest.approx(0.010973)
+    assert tables["gmacs_difference"] == pytest.approx(-0.009761)
+
+
+def test_table_fits_a_hundred_columns(rows) -> None:
+    text = printed(list(rows.values()))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    assert all(name in text for name in rows)
+    assert "670.459 125.547  670.211  122.590" in text
+    assert " yes " in text and "agrees" in text
+
+
+def test_deviations_are_shown(rows) -> None:
+    row = rows["hmr2_vit_s"]
+    other = {**row["published"][0], "agrees": False, "gmacs_difference": -0.09}
+    assert "-2.00%" in printed([{**row, "published": [other]}])
+
+
+def test_patterns() -> None:
+    assert [row["name"] for row in list_presets("fasthmr_[s]")] == ["fasthmr_s"]
+
+
+def test_nothing_matches() -> None:
+    with pytest.raises(UsageError, match="no model matches 'hmr3'"):
+        list_presets("hmr3")
