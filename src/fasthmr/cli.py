@@ -144,23 +144,52 @@ def convert(
         _say(f"wrote {_printable(path)}")
 
 
+def import_file(
+    file: Path,
+    /,
+    out: Path | None = None,
+    intrinsics: Path | None = None,
+    preset: str | None = None,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Check a published checkpoint or body file and write it as safetensors.
+
+    Args:
+        file: Weights of a published model, or an SMPL, SMPL-H, SMPL-X or MANO file.
+        out: File to write; beside the source and named after it if not given.
+        intrinsics: Weights of the camera network to put into the same file (CameraHMR).
+        preset: Name of the preset that the file must fit; told from the file if not given.
+        json: Write the report as JSON.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.import_file import as_lines, run_import
+
+    report = run_import(file, out, intrinsics, preset)
+    if json:
+        _write_json(report)
+        return
+    for line in as_lines(report):
+        _say(_printable(line))
+
+
 def models(pattern: str = "*", /, json: bool = False, debug: bool = False) -> None:
-    """List the presets: parameters, size of the crop, and whether weights come with the package.
+    """List the presets: parameters and multiply-accumulates beside the published numbers.
 
     Args:
         pattern: Only names that match, such as 'hmr2_*'.
-        json: Write the list as JSON.
+        json: Write the list as JSON, with exact numbers.
         debug: Show the traceback of errors.
     """
-    from fasthmr.runtime.inventory import list_presets
+    from fasthmr.benchmark.listing import as_table, list_presets
 
     rows = list_presets(pattern)
     if json:
         _write_json(rows)
         return
-    for row in rows:
-        weights = "weights included" if row["weights"] else "no weights"
-        sys.stdout.write(f"{row['name']:24} {row['parameters'] / 1e6:8.2f} M parameters   {weights}\n")
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_table(rows))
 
 
 def doctor(json: bool = False, debug: bool = False) -> None:
