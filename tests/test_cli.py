@@ -49,9 +49,11 @@ def run(
     tmp_path: Path,
 ) -> Run:
     """Runs the command line in this process, with the stand-in as default model, in an empty folder."""
-    load = pipeline_module._load_model
+    load = pipeline_module.load_model
     monkeypatch.setattr(
-        pipeline_module, "_load_model", lambda model: stand_in_model if model == "fasthmr_s" else load(model)
+        pipeline_module,
+        "load_model",
+        lambda model, task: stand_in_model if model == "fasthmr_s" else load(model, task),
     )
     monkeypatch.chdir(tmp_path)
 

@@ -40,14 +40,17 @@ def demo(out: Path = Path("fasthmr-demo"), debug: bool = False) -> None:
 def predict(
     sources: tuple[str, ...],
     /,
+    task: str = "mesh",
     model: str = "default",
     body: Path | None = None,
     boxes: Path | None = None,
     detector: str = "auto",
     focal: float | None = None,
     fov: float | None = None,
+    calib: Path | None = None,
+    intrinsics: str = "auto",
     max_persons: int | None = None,
-    save: str = "overlay,glb,npz",
+    save: str | None = None,
     out: Path = Path("out"),
     resume: bool = False,
     batch_size: int = 16,
@@ -55,18 +58,24 @@ def predict(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Recover a body mesh for every person in pictures.
+    """Recover a body mesh, or 2D keypoints, for every person in pictures.
 
     Args:
         sources: Picture files, folders, globs, or .txt lists with one of these in a line.
-        model: Name of a preset; 'fasthmr models' lists them.
+        task: 'mesh', or 'pose' for COCO's 17 keypoints.
+        model: Name of a preset ('fasthmr models' lists them), or a weight file.
         body: SMPL, SMPL-H or SMPL-X file to use instead of the free body.
         boxes: JSON or CSV file with the boxes of people in each picture.
         detector: 'auto', 'full' (one person fills the picture) or the path of an .onnx person detector.
         focal: Focal length in pixels.
         fov: Horizontal field of view in degrees, instead of --focal.
+        calib: File with the camera matrix, instead of --focal: JSON with K or fx, fy, cx, cy, NPZ, or text.
+        intrinsics: Where the camera comes from if not given: 'exif', 'model' (the model's own network),
+            'hmr2' (a long lens), or the weight file of an intrinsics network. 'auto': for models that take the
+            camera, EXIF where it is believable, else the model's network; for others 'hmr2'.
         max_persons: Keep this many of the best detections in each picture.
-        save: What to write, separated by commas: overlay, glb, npz, obj, json.
+        save: What to write, separated by commas: overlay, glb, npz, obj, json; the first three if not given.
+            With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.
         resume: Skip pictures that a former run with the same settings finished.
         batch_size: People that pass the model at once.
@@ -84,17 +93,22 @@ def predict(
     from rich.progress import Progress
 
     from fasthmr.runtime.batch import check_formats, predict_many
+    from fasthmr.runtime.loading import check_task
     from fasthmr.runtime.pipeline import Pipeline
     from fasthmr.runtime.timing import summarise
 
-    formats = check_formats([name.strip() for name in save.split(",") if name.strip()])
+    names = None if save is None else [name.strip() for name in save.split(",") if name.strip()]
+    formats = check_formats(names, check_task(task))
     pipeline = Pipeline(
         model,
+        task=task,
         body=body,
         boxes=boxes,
         detector=detector,
         focal=focal,
         fov_deg=fov,
+        calib=calib,
+        intrinsics=intrinsics,
         max_persons=max_persons,
         batch_size=batch_size,
         device=device,

@@ -45,9 +45,9 @@ def contents(folder: Path, *, without: tuple[str, ...] = (".npz", ".jsonl", ".js
 def test_every_format_is_written_and_opens(pipeline: Pipeline, pictures: Path, tmp_path: Path) -> None:
     reports = run(pipeline, pictures, tmp_path / "out", save=("overlay", "glb", "npz", "obj", "json"))
     assert [report.status for report in reports] == ["ok"] * 3
-    assert set(reports[0].timings) == {"read", "detect", "crop", "model", "body", "render", "write"}
+    assert set(reports[0].timings) == {"read", "detect", "camera", "crop", "model", "body", "render", "write"}
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == sorted([f"p{i}{end}" for i in range(3) for end in batch.FORMATS.values()] + [FILE_NAME])
+    assert names == sorted([f"p{i}{end}" for i in range(3) for end in batch.FORMATS["mesh"].values()] + [FILE_NAME])
     drawn = np.asarray(Image.open(tmp_path / "out" / "p0.overlay.png"))
     assert drawn.shape == (64, 48, 3)
     assert (drawn != np.asarray(Image.open(pictures / "p0.png"))).any()

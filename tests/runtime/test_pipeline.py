@@ -34,7 +34,7 @@ def test_a_clip_describes_the_scene(stand_in_model: nn.Module, rgb: np.ndarray) 
     assert clip.joint_names == SMPL_JOINT_NAMES
     assert clip.num_frames == 1
     assert clip.model == "StandIn"
-    assert set(clip.timings) == {"read", "detect", "crop", "model", "body"}
+    assert set(clip.timings) == {"read", "detect", "camera", "crop", "model", "body"}
     person = clip.persons[1]
     assert person.vertices.shape == (1, *clip.lbs_weights.shape[:1], 3)
     assert person.joints.shape == (1, 24, 3)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fasthmr.errors import InputError
 from fasthmr.io.atomic import write_bytes
 from fasthmr.results import PoseClip
 
@@ -43,29 +41,7 @@ def coco_results(clip: PoseClip) -> list[dict[str, Any]]:
 
 def write_coco_json(clip: PoseClip, path: Path) -> Path:
     """Writes the people of a clip."""
-    return _write(path, coco_results(clip))
-
-
-def join_coco_json(parts: Iterable[Path], path: Path) -> Path:
-    """Writes the entries of several result files as one.
-
-    Raises:
-        InputError: A part is damaged.
-    """
-    rows: list[dict[str, Any]] = []
-    for part in parts:
-        try:
-            content = json.loads(part.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{part}: not a readable result ({error}); make it again") from error
-        if not isinstance(content, list):
-            raise InputError(f"{part}: not a list of COCO results; make it again")
-        rows += content
-    return _write(path, rows)
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    text = json.dumps(rows, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(coco_results(clip), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return write_bytes(path, text.encode("utf-8", errors="replace"))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fasthmr.errors import UsageError, did_you_mean
-from fasthmr.results import Clip
+from fasthmr.io.export import load_result
 
 FORMATS = ("glb", "obj", "json", "npz")
+"""Of meshes; keypoints have the last two."""
 
 
 def convert_result(result: Path, to: Sequence[str], out: Path | None = None) -> tuple[Path, ...]:
@@ -30,6 +31,6 @@ def convert_result(result: Path, to: Sequence[str], out: Path | None = None) -> 
             raise UsageError(f"cannot convert to '{name}'{hint}; known: {', '.join(FORMATS)}")
     if not formats:
         raise UsageError(f"nothing to convert to; name some of {', '.join(FORMATS)}")
-    clip = Clip.load(result)
+    clip = load_result(result)
     folder = result.parent if out is None else out
     return tuple(clip.save(folder / f"{result.stem}.{name}") for name in formats)

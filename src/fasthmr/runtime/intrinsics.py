@@ -21,7 +21,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
+@runtime_checkable
 class IntrinsicsNetwork(Protocol):
     """Estimates the focal length of a whole picture, such as `models.human_fov.HumanFoV`."""
 

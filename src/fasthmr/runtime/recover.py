@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +15,19 @@ from torch import Tensor, nn
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_NAMES
 from fasthmr.body.transfer import transfer_params
-from fasthmr.errors import ResourceError, UnsafeFileError
-from fasthmr.geometry.cameras import crop_camera_to_full, project
+from fasthmr.data.records import POINT_NAMES
+from fasthmr.errors import ResourceError, UnsafeFileError, UsageError
+from fasthmr.geometry.cameras import bbox_info, crop_camera_to_full, project
+from fasthmr.geometry.crops import crop_pictures
 from fasthmr.results import Person
+from fasthmr.runtime.intrinsics import Picture, PictureCamera
+from fasthmr.runtime.timing import Stopwatch
 from fasthmr.types import BodyMesh, BodyParams, Crop, Detections, HMROutput, Keypoints2D
 
+Result = TypeVar("Result")
+
 _log = logging.getLogger(__name__)
+_COCO17_IN_POINTS = [POINT_NAMES.index(name) for name in COCO17_NAMES]
 _MIN_SCALE = 0.05  # of the crop camera; a smaller or negative one puts the person out of reach
 
 
@@ -31,19 +39,98 @@ class PlacedPeople:
     mesh: BodyMesh
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeshRecovery:
+    """A model of meshes, and the bodies that it and the user mean.
+
+    Attributes:
+        params_body: The body that the model's parameters mean.
+        body: The body to show.
+        batch_size: Crops that pass the model at once.
+    """
+
+    model: nn.Module
+    params_body: BodyModel
+    body: BodyModel
+    batch_size: int
+    device: torch.device
+
+    def persons(
+        self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch, source: str
+    ) -> tuple[Person, ...]:
+        """A body for every detection; at least one.
+
+        Raises:
+            ResourceError: Memory is used up even with one person at a time.
+            UnsafeFileError: The model gave numbers that are not finite.
+        """
+        placed, points = self._place(rgb, people, camera, watch)
+        with watch("body"):
+            return as_persons(people, placed, points, source)
+
+    def keypoints(
+        self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch
+    ) -> Float[Tensor, "persons 17 3"]:
+        """COCO-17 points (x, y in pixels, score) of every detection, see `coco_keypoints`; at least one.
+
+        Raises:
+            ResourceError: Memory is used up even with one person at a time.
+            UsageError: Neither the model nor the body has such points.
+        """
+        _, points = self._place(rgb, people, camera, watch)
+        if points is None:
+            raise UsageError(
+                f"neither this model nor the body '{self.body.name}' has COCO's keypoints; "
+                "use another model or leave out the body"
+            )
+        return points
+
+    def _place(
+        self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch
+    ) -> tuple[PlacedPeople, Float[Tensor, "persons 17 3"] | None]:
+        with watch("crop"):
+            crop = crop_pictures(
+                rgb,
+                people.boxes_xyxy,
+                int(getattr(self.model, "crop_size", 256)),
+                aspect=getattr(self.model, "crop_aspect", (192, 256)),
+                antialias=getattr(self.model, "crop_antialias", True),
+            )
+        with watch("model"):
+            output = run_model(self.model, crop, camera, self.batch_size, self.device)
+        with watch("body"):
+            placed = place_people(output, crop, camera, self.params_body, self.body)
+            return placed, coco_keypoints(output, placed, crop, people.scores, camera, self.body)
+
+
 def run_model(
-    model: nn.Module, pixels: Float[Tensor, "persons 3 size size"], batch_size: int, device: torch.device
+    model: nn.Module,
+    crop: Crop,
+    camera: PictureCamera,
+    batch_size: int,
+    device: torch.device,
 ) -> HMROutput:
-    """The model on all crops, `batch_size` at once; half as many after each time that memory runs out.
+    """The model on all crops, see `in_batches`; with the place of the crops where it takes the camera."""
+    where = _bbox_info(crop, camera) if takes_camera(model) else None
+
+    def run(some: slice) -> HMROutput:
+        pixels = crop.pixels[some].to(device)
+        return model(pixels) if where is None else model(pixels, where[some].to(device))
+
+    return _join(in_batches(run, len(crop.pixels), batch_size))
+
+
+def in_batches(run: Callable[[slice], Result], count: int, batch_size: int) -> list[Result]:
+    """Results of `run` for `batch_size` items at once; half as many after each time that memory runs out.
 
     Raises:
-        ResourceError: Memory is used up even with one crop at a time.
+        ResourceError: Memory is used up even with one item at a time.
     """
-    outputs: list[HMROutput] = []
+    outputs: list[Result] = []
     done = 0
-    while done < len(pixels):
+    while done < count:
         try:
-            outputs.append(model(pixels[done : done + batch_size].to(device)))
+            outputs.append(run(slice(done, done + batch_size)))
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -55,24 +142,41 @@ def run_model(
             _log.warning("memory is used up; going on with %d people at a time", batch_size)
             continue
         done += batch_size
-    return _join(outputs)
+    return outputs
+
+
+def takes_camera(model: nn.Module) -> bool:
+    """Whether the model is conditioned on where the crop lies in its camera, as CameraHMR is."""
+    return bool(getattr(model, "takes_camera", False))
 
 
 def place_people(
-    output: HMROutput, crop: Crop, focal: Float[Tensor, ""], params_body: BodyModel, body: BodyModel
+    output: HMROutput, crop: Crop, camera: PictureCamera, params_body: BodyModel, body: BodyModel
 ) -> PlacedPeople:
     """Moves people from the cameras of their crops to that of the picture and poses the body.
+
+    Where pixels are not square, the focal length is the geometric mean of both and the model's origin is put
+    where the crop camera saw it.
 
     Args:
         params_body: The body that the model's parameters mean.
         body: The body to show.
     """
-    camera = output.camera.double().cpu()
-    camera = torch.cat([camera[:, :1].clamp(min=_MIN_SCALE), camera[:, 1:]], dim=1)
+    scale_and_shift = output.camera.double().cpu()
+    scale_and_shift = torch.cat([scale_and_shift[:, :1].clamp(min=_MIN_SCALE), scale_and_shift[:, 1:]], dim=1)
     box_center, box_size, image_size = (
         value.double() for value in (crop.box_center, crop.box_size, crop.image_size)
     )
-    transl = crop_camera_to_full(camera, box_center, box_size, image_size, focal.expand(len(camera)))
+    count = len(scale_and_shift)
+    transl = crop_camera_to_full(
+        scale_and_shift,
+        box_center,
+        box_size,
+        image_size,
+        camera.focal.expand(count),
+        camera.principal.expand(count, 2),
+    )
+    transl[:, :2] *= _pixel_shape(camera)
     given = output.params
     params = BodyParams(
         global_orient=given.global_orient,
@@ -90,22 +194,27 @@ def coco_keypoints(
     placed: PlacedPeople,
     crop: Crop,
     scores: Float[Tensor, "persons"],
-    K: Float[Tensor, "3 3"],
+    camera: PictureCamera,
     body: BodyModel,
 ) -> Float[Tensor, "persons 17 3"] | None:
     """COCO-17 points (x, y, score) in pixels of the picture.
 
-    Read from heat maps where the model has them, else points of the body with the detector's score; None
-    when neither has them.
+    Read from heat maps where the model has those of COCO. Else points of the body, with the scores of the
+    model's heat maps of `POINT_NAMES`, or the detector's where there are none; None for a body without them.
     """
-    if output.keypoints is not None and output.keypoints.score.shape[1] == len(COCO17_NAMES):
-        return _from_crop_units(output.keypoints, crop)
+    heat = output.keypoints
+    if heat is not None and heat.score.shape[1] == len(COCO17_NAMES):
+        xy = heat.xy.double().cpu() * crop.box_size[:, None, None] + crop.box_center[:, None, :]
+        return torch.cat([xy, heat.score.double().cpu()[..., None]], dim=-1)
     if not set(COCO17_NAMES) <= set(body.keypoint_names):
         return None
     rows = [body.keypoint_names.index(name) for name in COCO17_NAMES]
     points = body.keypoints(placed.mesh.vertices)[:, rows].double().cpu()
-    confidence = scores.to(points)[:, None, None].expand(-1, len(rows), 1)
-    return torch.cat([project(points, K.expand(len(points), 3, 3)), confidence], dim=-1)
+    confidence = scores.to(points)[:, None].expand(-1, len(rows))
+    if heat is not None and heat.score.shape[1] == len(POINT_NAMES):
+        confidence = heat.score[:, _COCO17_IN_POINTS].double().cpu()
+    xy = project(points, camera.K.expand(len(points), 3, 3))
+    return torch.cat([xy, confidence[..., None]], dim=-1)
 
 
 def as_persons(
@@ -145,9 +254,17 @@ def as_persons(
     )
 
 
-def _from_crop_units(keypoints: Keypoints2D, crop: Crop) -> Float[Tensor, "persons points 3"]:
-    xy = keypoints.xy.double().cpu() * crop.box_size[:, None, None] + crop.box_center[:, None, :]
-    return torch.cat([xy, keypoints.score.double().cpu()[..., None]], dim=-1)
+def _bbox_info(crop: Crop, camera: PictureCamera) -> Float[Tensor, "persons 3"]:
+    """Place of the crops in the camera; angles across and down each count in their own focal length."""
+    count = len(crop.box_size)
+    principal, focal = camera.principal.float().expand(count, 2), camera.focal.float().expand(count)
+    center = principal + (crop.box_center - principal) * _pixel_shape(camera).float()
+    return bbox_info(center, crop.box_size, principal, focal)
+
+
+def _pixel_shape(camera: PictureCamera) -> Float[Tensor, "2"]:
+    """Mean focal length over that across and that down; (1, 1) for square pixels."""
+    return camera.focal / camera.K.diagonal()[:2]
 
 
 def _join(outputs: list[HMROutput]) -> HMROutput:

@@ -16,6 +16,7 @@ PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"))
 _OVERLAY_SUFFIX = ".overlay.png"  # results of a former run in the same folder are no sources
 _LONGEST_STEM = 180  # bytes; file systems allow 255 for a name
+_LONGEST_NUMBER = 18  # digits of a 64-bit integer
 _MAX_LIST_BYTES = 64 << 20
 
 
@@ -71,6 +72,34 @@ def output_stems(pictures: Sequence[Path]) -> dict[Path, str]:
             if picture not in stems and fits and counts[name.casefold()] == 1:
                 stems[picture] = name
     return {picture: stems.get(picture, f"{picture.name[:40]}.{_path_hash(picture)}") for picture in pictures}
+
+
+def picture_number(picture: Path) -> int | None:
+    """The number that a file name is, as in COCO: digits alone, or twelve of them after the last `_`."""
+    name = picture.stem
+    if name.isascii() and name.isdigit():
+        return int(name[-_LONGEST_NUMBER:])
+    before, _, digits = name.rpartition("_")
+    return int(digits) if before and len(digits) == 12 and digits.isascii() and digits.isdigit() else None
+
+
+def image_ids(pictures: Sequence[Path]) -> dict[Path, int]:
+    """A number for each picture: that in its name where no other has the same, else its place in the list.
+
+    A place that is taken gives way to the next free number.
+    """
+    numbers = {picture: picture_number(picture) for picture in pictures}
+    counts = Counter(numbers.values())
+    ids = {picture: n for picture, n in numbers.items() if n is not None and counts[n] == 1}
+    taken = set(ids.values())
+    for place, picture in enumerate(pictures):
+        if picture not in ids:
+            number = place
+            while number in taken:
+                number += 1
+            ids[picture] = number
+            taken.add(number)
+    return ids
 
 
 def _expand(source: str) -> tuple[list[Path], list[Path]]:

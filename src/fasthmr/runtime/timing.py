@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-STAGES = ("read", "detect", "crop", "model", "body", "render", "write")
+STAGES = ("read", "detect", "camera", "crop", "model", "body", "render", "write")
 
 
 class Stopwatch:

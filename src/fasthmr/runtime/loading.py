@@ -1,0 +1,195 @@
+"""What the options of a pipeline name: models, bodies, networks, devices, pictures and boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fasthmr.body.lbs import BodyModel
+from fasthmr.body.transfer import SHARED_JOINTS
+from fasthmr.errors import InputError, UsageError, did_you_mean
+from fasthmr.io.body_files import load_body_file
+from fasthmr.io.images import read_image
+from fasthmr.models.human_fov import HumanFoV
+from fasthmr.models.pose import PoseModel
+from fasthmr.runtime.intrinsics import CHOICES
+
+Task = Literal["mesh", "pose"]
+"""What a pipeline looks for: body meshes, or COCO's 17 keypoints."""
+
+TASKS: tuple[Task, ...] = ("mesh", "pose")
+DEFAULT_MODEL = "fasthmr_s"
+
+_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".pkl", ".bin", ".tar")
+_GIVES = {
+    "mesh": "body meshes",
+    "pose": "2D keypoints and no mesh",
+    "intrinsics": "the field of view of a camera",
+}
+
+
+def check_task(task: str) -> Task:
+    """The task by name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if task not in TASKS:
+        raise UsageError(f"unknown task '{task}'{did_you_mean(task, TASKS)}; use {' or '.join(TASKS)}")
+    return cast(Task, task)
+
+
+def load_model(model: str | Path | nn.Module, task: Task) -> nn.Module:
+    """A model for a task: a preset with the weights that come along, a weight file, or a module itself.
+
+    Both tasks take models that give meshes (their keypoints are read off); the task "pose" also takes
+    `PoseModel`.
+
+    Raises:
+        UsageError: The preset is unknown or has no weights, or the model does not fit the task.
+        InputError: The weight file is missing.
+        UnsafeFileError: The weight file is damaged, unsafe or of no known model.
+    """
+    if isinstance(model, nn.Module):
+        return _fitting(model, _kind(model), task, type(model).__name__)
+    from fasthmr.zoo import create_model, list_models, preset
+
+    name = str(model)
+    if name in list_models():
+        _check_fit(preset(name).task, task, name)
+        return create_model(name, pretrained=True)
+    if is_file_name(model):
+        loaded = load_weights(model)
+        return _fitting(loaded, _kind(loaded), task, Path(model).name)
+    return create_model(name, pretrained=True)  # says what names there are
+
+
+def load_network(intrinsics: str | Path) -> HumanFoV | None:
+    """The intrinsics network in a weight file; None where `intrinsics` is one of the words for it.
+
+    Raises:
+        InputError: The file is missing.
+        UnsafeFileError: The file is damaged, unsafe or of no known model.
+        UsageError: The file holds another kind of model.
+    """
+    if intrinsics in CHOICES or not is_file_name(intrinsics):
+        return None
+    network = load_weights(intrinsics)
+    own = getattr(network, "intrinsics", None)
+    for candidate in (network, own):
+        if isinstance(candidate, HumanFoV):
+            return candidate
+    raise UsageError(f"{intrinsics}: gives {_GIVES[_kind(network)]}; needed: an intrinsics network, HumanFoV")
+
+
+def is_file_name(name: str | Path) -> bool:
+    """Whether a file is meant: one that exists, or a name that looks like that of a weight file."""
+    path = Path(name)
+    return isinstance(name, Path) or path.suffix.lower() in _WEIGHT_SUFFIXES or path.is_file()
+
+
+def load_weights(path: str | Path) -> nn.Module:
+    """The model of a weight file, published or converted.
+
+    Raises:
+        InputError: The file is missing.
+        UnsafeFileError: The file is damaged, unsafe or of no known model.
+    """
+    from fasthmr.zoo import load_model as load_file
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weight file; 'fasthmr models' lists the presets")
+    return load_file(Path(path))
+
+
+def load_body(body: str | Path | BodyModel | None, free_body: BodyModel) -> BodyModel:
+    """The body to show: the free one, a file, or a body itself.
+
+    Raises:
+        UsageError: It is no whole body.
+        InputError: The file is missing.
+        UnsafeFileError: The file is damaged or unsafe.
+    """
+    if body is None:
+        return free_body
+    loaded = body if isinstance(body, BodyModel) else load_body_file(body)
+    if loaded.num_joints < SHARED_JOINTS:
+        place = loaded.name if isinstance(body, BodyModel) else body
+        raise UsageError(
+            f"{place}: has {loaded.num_joints} joints, a hand perhaps; needed: SMPL, SMPL-H or SMPL-X"
+        )
+    return loaded
+
+
+def choose_device(device: str) -> torch.device:
+    """A device by name; "auto" takes CUDA where there is some.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise UsageError(
+            f"device '{device}' is not available ({str(error).splitlines()[0]}); try 'cpu'"
+        ) from error
+    return chosen
+
+
+def as_picture(source: str | Path | np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture from its file, or an array that is one.
+
+    Raises:
+        InputError: The file cannot be used, or the array is no 8-bit RGB picture.
+    """
+    if isinstance(source, str | Path):
+        return read_image(source)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise InputError(f"got an array {source.dtype} {source.shape}; needed: uint8 RGB (height, width, 3)")
+    return source
+
+
+def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "persons"]]:
+    """Boxes in rows (x1, y1, x2, y2), each with the score 1.
+
+    Raises:
+        InputError: They are not such rows.
+    """
+    try:
+        table = torch.as_tensor(np.asarray(boxes, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"boxes are not numbers ({error}); needed: rows x1, y1, x2, y2") from error
+    table = table.reshape(0, 4) if table.numel() == 0 else table
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise InputError(
+            f"boxes have the shape {tuple(table.shape)}; needed: (persons, 4) with x1, y1, x2, y2"
+        )
+    return table, torch.ones(len(table))
+
+
+def _kind(model: nn.Module) -> Literal["mesh", "pose", "intrinsics"]:
+    if isinstance(model, PoseModel):
+        return "pose"
+    return "intrinsics" if isinstance(model, HumanFoV) else "mesh"
+
+
+def _fitting(model: nn.Module, kind: str, task: Task, name: str) -> nn.Module:
+    _check_fit(kind, task, name)
+    return model
+
+
+def _check_fit(kind: str, task: Task, name: str) -> None:
+    if kind == task or (task == "pose" and kind == "mesh"):
+        return
+    remedy = (
+        "use task 'pose'" if kind == "pose" else f"use it with intrinsics={name} beside a model of meshes"
+    )
+    raise UsageError(f"'{name}' gives {_GIVES[kind]}; {remedy}")
