@@ -58,7 +58,7 @@ def test_every_key_is_copied_or_ignored_with_a_reason():
         assert torch.equal(tensor, weights[HMR2_TABLE.published(key)]), key
 
 
-def test_mismatches_name_keys_shapes_and_remedy():
+def test_mismatches_name_keys_and_shapes():
     model = tiny(dim=32)
     weights = {"backbone.pos_embed": torch.zeros(1, 193, 1280), "surprise": torch.zeros(2)}
     with pytest.raises(CheckpointMismatch) as info:
@@ -67,7 +67,7 @@ def test_mismatches_name_keys_shapes_and_remedy():
     assert lines[0].startswith("2 of ") and lines[0].endswith("keys do not fit 'hmr2_vit_l':")
     assert " ".join(lines[1].split()) == "backbone.pos_embed file (1, 193, 1280) model (1, 13, 32)"
     assert " ".join(lines[2].split()) == "surprise file (2,) model has no such key"
-    assert lines[3] == 'The file looks like ViT-H; try create_model("hmr2_vit_h").'
+    assert len(lines) == 3
 
 
 def test_nothing_is_changed_when_something_does_not_fit():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasthmr.checkpoints.keymap import KeyTable
+from fasthmr.checkpoints.keymap import KeyTable, Shapes
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of every tensor of a file under its name there, wrappers such as `state_dict` taken off."""
+__all__ = ["Layout", "Shapes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,10 @@ class _TorchUnpickler(Unpickler):
             raise pickle.UnpicklingError("a storage without type, key and size")
         if len(pid) == 6 and pid[5] is not None:
             raise pickle.UnpicklingError("a storage that is a view of another; save the file again")
-        return self.storages.setdefault(key, Storage(key, kind.code, count))
+        storage = Storage(key, kind.code, count)
+        if self.storages.setdefault(key, storage) != storage:
+            raise pickle.UnpicklingError("a storage with two types or sizes")
+        return storage
 
 
 def read_torch_pickle(file: IO[bytes], path: Path) -> tuple[Any, dict[str, Storage]]:

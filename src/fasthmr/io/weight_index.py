@@ -33,7 +33,8 @@ _MAX_NAME = 400
 _MAX_METADATA_BYTES = 2**18
 _ZIP_LOCAL = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_HEAD = pickle.dumps(_LEGACY_MAGIC, protocol=2)
+LEGACY_HEAD = pickle.dumps(_LEGACY_MAGIC, protocol=2)
+"""First bytes of the plain pickles that torch.save wrote."""
 
 Entry = tuple[str, str, tuple[int, ...], tuple[int, ...], int]
 """Key, number type, shape, stride in elements, and place of the first number in the file."""
@@ -73,7 +74,7 @@ def _format(head: bytes, path: Path) -> tuple[str, _Reader]:
         return "safetensors", _read_safetensors
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch", _read_zip
-    if head.startswith(_LEGACY_HEAD):
+    if head.startswith(LEGACY_HEAD):
         return "PyTorch before 1.6", _read_legacy
     known = {
         head.startswith(b"\x1f\x8b"): "a gzip archive; unpack it (tar -xzf) and give the file inside",
