@@ -9,6 +9,7 @@ from typing import Any
 from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.errors import UnsafeFileError
 from fasthmr.heads.dense_keypoints import DenseKeypointsHeadConfig
+from fasthmr.heads.heatmap import HeatmapHeadConfig
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.heads.smplx import SMPLXHeadConfig
@@ -17,6 +18,7 @@ from fasthmr.models.dense_keypoints import DenseKeypointsConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
+from fasthmr.models.pose import PoseConfig
 
 
 def config_to_json(config: Any) -> str:
@@ -35,9 +37,11 @@ def config_from_json(text: str) -> Any:
         DenseKeypointsConfig,
         DenseKeypointsHeadConfig,
         HMRConfig,
+        HeatmapHeadConfig,
         HumanFoVConfig,
         KeypointHMRConfig,
         KeypointSMPLConfig,
+        PoseConfig,
         SMPLHeadConfig,
         SMPLXHeadConfig,
     )
