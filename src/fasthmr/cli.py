@@ -71,8 +71,8 @@ def predict(
         fov: Horizontal field of view in degrees, instead of --focal.
         calib: File with the camera matrix, instead of --focal: JSON with K or fx, fy, cx, cy, NPZ, or text.
         intrinsics: Where the camera comes from if not given: 'exif', 'model' (the model's own network),
-            'hmr2' (a long lens), or the weight file of an intrinsics network. 'auto': for models that take the
-            camera, EXIF where it is believable, else the model's network; for others 'hmr2'.
+            'hmr2' (a long lens), or the weight file of an intrinsics network. 'auto' means, for models that
+            take the camera, EXIF where it is believable, else the model's network; for others 'hmr2'.
         max_persons: Keep this many of the best detections in each picture.
         save: What to write, separated by commas: overlay, glb, npz, obj, json; the first three if not given.
             With --task pose: overlay, json (COCO results), npz.
