@@ -395,9 +395,12 @@ def test_models(run: Run) -> None:
     assert done.code == 0
     rows = {row["name"]: row for row in json.loads(done.out)}
     assert set(rows) == {"hmr2_vit_s", "hmr2_vit_b"}
-    assert rows["hmr2_vit_s"]["parameters"] == 55_705_757
+    assert rows["hmr2_vit_s"]["parameters"] == 23_969_309
     assert rows["hmr2_vit_s"]["weights"] is False
-    assert "hmr2_vit_b" in run("models", "hmr2_vit_b").out
+    shown = run("models", "hmr2_vit_b").out
+    assert "hmr2_vit_b" in shown
+    assert "17.159" in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_doctor(run: Run) -> None:
