@@ -149,19 +149,31 @@ def f_scores(
     true: Float[Tensor, "samples vertices 3"],
     thresholds_mm: Sequence[float] = (5.0, 15.0),
 ) -> Float[Tensor, "samples thresholds"]:
-    """Harmonic mean of the shares of points on either side with one of the other nearer than a threshold.
+    """Harmonic mean of precision and recall of surface points, 0 where both are 0; see `precision_recall`."""
+    shares = precision_recall(predicted, true, thresholds_mm)
+    total = shares.sum(dim=-1)
+    return torch.where(total > 0, 2 * shares.prod(dim=-1) / total.clamp(min=1e-300), 0.0)
+
+
+def precision_recall(
+    predicted: Float[Tensor, "samples points 3"],
+    true: Float[Tensor, "samples vertices 3"],
+    thresholds_mm: Sequence[float] = (5.0, 15.0),
+) -> Float[Tensor, "samples thresholds 2"]:
+    """Shares of the predicted points near a true one, and of the true points near a predicted one.
 
     As in FreiHAND's evaluation (arXiv 1909.04349): vertices stand for the surface, distances are strictly
-    smaller; align first for the published numbers. 0 where both shares are 0.
+    smaller than the threshold; align first for the published numbers. (Its code calls the two by the other's
+    name.)
     """
     limits = torch.tensor(thresholds_mm, dtype=torch.float64, device=true.device) / 1000
-    rows = []
-    for found, wanted in zip(predicted.double(), true.double(), strict=True):
-        precision = (_nearest(found, wanted)[:, None] < limits).double().mean(dim=0)
-        recall = (_nearest(wanted, found)[:, None] < limits).double().mean(dim=0)
-        total = precision + recall
-        rows.append(torch.where(total > 0, 2 * precision * recall / total.clamp(min=1e-300), 0.0))
-    return torch.stack(rows) if rows else limits.new_zeros(0, len(limits))
+    rows = [
+        torch.stack(
+            [(_nearest(a, b)[:, None] < limits).double().mean(dim=0) for a, b in ((p, t), (t, p))], dim=1
+        )
+        for p, t in zip(predicted.double(), true.double(), strict=True)
+    ]
+    return torch.stack(rows) if rows else limits.new_zeros(0, len(limits), 2)
 
 
 def _nearest(points: Float[Tensor, "n 3"], others: Float[Tensor, "m 3"]) -> Float[Tensor, "n"]:

@@ -7,7 +7,16 @@ from parity_lib import Case, Pair, Result, checker
 from torch import Tensor
 
 from fasthmr.evaluation.coco import detections_by_image, keypoint_ap, keypoint_results
-from fasthmr.evaluation.metrics import keypoint_l2, mpjpe_mm, pa_mpjpe_mm, pck_per_point
+from fasthmr.evaluation.metrics import (
+    auc,
+    f_scores,
+    keypoint_l2,
+    mpjpe_mm,
+    pa_mpjpe_mm,
+    pck_curve,
+    pck_per_point,
+    precision_recall,
+)
 from fasthmr.geometry.alignment import similarity_align
 from fasthmr.geometry.oks import oks, oks_nms
 
@@ -93,3 +102,32 @@ def check_coco_ap(case: Case) -> Result:
             for name, value in expected["metrics"].items()
         },
     }
+
+
+@checker("tore.freihand_eval")
+def check_freihand(case: Case) -> Result:
+    options, tensors = case.meta["config"], case.tensors
+    limits_mm = [1000 * limit for limit in options["f_thresholds"]]
+    low, high, steps = options["pck_range"]
+    thresholds = torch.linspace(low, high, steps, dtype=torch.float64)
+    result: dict[str, Tensor] = {}
+    aligned: dict[str, Tensor] = {}
+    for name, long_name in (("xyz", "xyz"), ("verts", "mesh")):
+        found, true = tensors[f"input/pred_{name}"], tensors[f"input/gt_{name}"]
+        aligned[name] = similarity_align(found, true, reflection=True)
+        result[f"output/{name}_aligned"] = aligned[name]
+        for suffix, points in (("", found), ("_al", aligned[name])):
+            distance = (points - true).norm(dim=-1)
+            curve = pck_curve(distance, thresholds)
+            result[f"output/{long_name}{suffix}_pck"] = curve
+            result[f"output/{long_name}{suffix}_auc"] = torch.tensor([auc(curve, thresholds)])
+            mean = mpjpe_mm(points, true, root=None).mean() / 1000
+            result[f"output/{long_name}{suffix}_mean3d"] = mean[None]
+    true = tensors["input/gt_verts"]
+    for suffix, points in (("", tensors["input/pred_verts"]), ("_aligned", aligned["verts"])):
+        scores = f_scores(points, true, limits_mm)
+        result[f"output/f_score{suffix}_per_sample"] = scores
+        result[f"output/f_score{suffix}"] = scores.mean(dim=0)
+    # Upstream names the two the other way round.
+    result["output/precision_recall_aligned"] = precision_recall(aligned["verts"], true, limits_mm).flip(-1)
+    return result
