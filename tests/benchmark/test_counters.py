@@ -13,6 +13,7 @@ from fasthmr.encoders.registry import encoder_config
 from fasthmr.encoders.vit import ViT
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.layers.attention import SelfAttention
+from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.zoo import preset
@@ -52,6 +53,14 @@ def test_hmr2_in_both_conventions() -> None:
         ("hmr2_vit_l_large", "341.27", "61.19"),
         ("hmr2_vit_h_small", "633.56", "124.10"),
         ("hmr2_vit_h", "670.46", "125.55"),
+        ("vitpose_vit_s", "24.29", "5.59"),
+        ("vitpose_vit_s_simple", "21.72", "4.65"),
+        ("vitpose_vit_b", "89.99", "18.52"),
+        ("vitpose_vit_b_simple", "85.91", "17.46"),
+        ("vitpose_vit_l", "308.54", "61.57"),
+        ("vitpose_vit_l_simple", "303.45", "60.43"),
+        ("vitpose_vit_h", "637.21", "125.83"),
+        ("vitpose_vit_h_simple", "631.11", "124.61"),
     ],
 )
 def test_plain_vit_table(rows, name: str, params: str, gmacs: str) -> None:
@@ -94,6 +103,23 @@ def test_heads_count_as_published_though_ours_multiply_less(context: int, params
     assert counts.run_macs < 0.1 * counts.macs
 
 
+@pytest.mark.parametrize(
+    ("name", "gmacs"),
+    [
+        ("vitpose_vit_s", "5.25"),
+        ("vitpose_vit_s_simple", "4.31"),
+        ("vitpose_vit_b", "17.84"),
+        ("vitpose_vit_b_simple", "16.78"),
+        ("vitpose_vit_l", "59.76"),
+        ("vitpose_vit_l_simple", "58.61"),
+        ("vitpose_vit_h", "122.81"),
+        ("vitpose_vit_h_simple", "121.59"),
+    ],
+)
+def test_pose_models_without_attention_products(name: str, gmacs: str) -> None:
+    assert in_g(count(preset(name).config()).layer_macs, 2) == gmacs
+
+
 def test_small_decoder() -> None:
     counts = count(on_meta(smpl_head(384, "small")), torch.empty(1, 384, 16, 12, device="meta"))
     assert counts.params == 2_305_565
@@ -105,10 +131,30 @@ def test_intrinsics_network() -> None:
     assert counts.params - counts.table_params == 1_050_776  # fc2 and final_layer are never called
 
 
-def with_depth(name: str, depth: int) -> HMRConfig:
+def with_depth(name: str, depth: int) -> HMRConfig | CameraHMRConfig:
     config = preset(name).config()
-    assert isinstance(config, HMRConfig)
+    assert isinstance(config, (HMRConfig, CameraHMRConfig))
     return replace(config, encoder=replace(config.encoder, depth=depth))
+
+
+def test_camera_model_with_its_intrinsics_network() -> None:
+    config = with_depth("camerahmr_vit_h", 32)
+    assert isinstance(config, CameraHMRConfig)
+    counts = count(config)
+    assert (in_m(counts.table_params), in_g(counts.table_macs)) == ("737.090", "143.989")
+    assert in_m(counts.params) == "738.389"
+    alone = count(replace(config, intrinsics=None))
+    network = count(HumanFoVConfig())
+    assert counts.params == alone.params + network.params
+    assert counts.table_macs == alone.table_macs + network.table_macs
+    merged = count(with_depth("camerahmr_vit_h", 26))
+    assert (in_m(merged.table_params, 2), in_g(merged.table_macs, 2)) == ("619.03", "121.33")
+
+
+def test_head_of_the_camera_model() -> None:
+    head = on_meta(SMPLHeadConfig(context_dim=1280, token_input="camera", aux_keypoints=44))
+    features, bbox_info = torch.empty(1, 1280, 16, 12, device="meta"), torch.empty(1, 3, device="meta")
+    assert count(head, features, bbox_info).params == 39_800_053
 
 
 class FewerTokens(nn.Module):

@@ -199,10 +199,9 @@ class _Tally:
             self.norm_macs += per_element * inputs[0].numel()
 
 
-def _unused(module: nn.Module) -> int:
-    """Parameters of published files that a model states it does not build; it speaks for its parts too."""
-    stated = getattr(module, "unused_published_params", None)
-    return sum(map(_unused, module.children())) if stated is None else stated
+def _unused(model: nn.Module) -> int:
+    """Parameters of published files that nothing calls and that the modules (each for itself) leave out."""
+    return sum(getattr(module, "unused_published_params", 0) for module in model.modules())
 
 
 def _rule(module: nn.Module) -> _Rule | None:

@@ -92,7 +92,7 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", max_width=10)
     table.add_column("input", no_wrap=True)
     for heading in ("M", "G", "tables M", "tables G", "run G"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -100,7 +100,7 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             row["name"],
-            row["task"],
+            row["task"].replace("_", " "),
             "x".join(map(str, row["image_size"])),
             _decimal(row["parameters"] / _MILLION),
             _decimal(row["macs"] / _BILLION),
@@ -123,7 +123,7 @@ def _decimal(number: float) -> str:
 
 
 def _printed(number: float | None) -> str:
-    return "" if number is None else f"{number:g}"
+    return "" if number is None else str(number)
 
 
 def _deviation(published: dict[str, Any]) -> str:
