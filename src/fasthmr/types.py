@@ -87,16 +87,12 @@ class HMROutput:
         keypoints: 2D points read from heat maps, where the model has such a head.
         aux_keypoints_2d: Points that CameraHMR's head reads out beside the pose; nothing in its release uses
             or scales them.
-        left_hand_pose: Rotation matrices of finger joints relative to their parents, from SMPL-X models.
-        right_hand_pose: The same of the other hand.
     """
 
     params: BodyParams
     camera: Float[Tensor, "batch 3"]
     keypoints: Keypoints2D | None = None
     aux_keypoints_2d: Float[Tensor, "batch aux_points 2"] | None = None
-    left_hand_pose: Float[Tensor, "batch hand_joints 3 3"] | None = None
-    right_hand_pose: Float[Tensor, "batch hand_joints 3 3"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fasthmr.checkpoints.camerahmr import (
+    CAMERAHMR_LAYOUT,
+    CAMERAHMR_SMPLX_LAYOUT,
+    DENSE_KEYPOINTS_LAYOUT,
+    HUMAN_FOV_LAYOUT,
+)
 from fasthmr.checkpoints.hmr2 import HMR2_LAYOUT
 from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
@@ -16,6 +22,10 @@ from fasthmr.errors import CheckpointMismatch
 
 LAYOUTS: tuple[Layout, ...] = (
     HMR2_LAYOUT,
+    CAMERAHMR_LAYOUT,
+    CAMERAHMR_SMPLX_LAYOUT,
+    DENSE_KEYPOINTS_LAYOUT,
+    HUMAN_FOV_LAYOUT,
     VITPOSE_LAYOUT,
     ENCODER_LAYOUT,
     PLAIN_VIT_LAYOUT,

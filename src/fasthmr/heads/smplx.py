@@ -18,7 +18,7 @@ class SMPLXHeadConfig(SMPLHeadConfig):
     """Sizes of an `SMPLXHead`; the defaults are the published ones.
 
     Attributes:
-        joints: Rotations of the body readout: the root, the body, then jaw and eyes, which are not used.
+        joints: Rotations of the body readout: the root, the body, then jaw and eyes, which nobody uses.
         body_joints: Joints of the body without the root.
         hand_joints: Finger joints of one hand.
     """
@@ -39,7 +39,10 @@ class SMPLXHeadConfig(SMPLHeadConfig):
 
 
 class SMPLXHead(SMPLHead):
-    """An `SMPLHead` with a readout for the fingers, the left hand first."""
+    """An `SMPLHead` with a readout for the fingers.
+
+    The pose that it returns has the joints of SMPL-X: body, jaw and eyes at rest, left hand, right hand.
+    """
 
     config: SMPLXHeadConfig
     init_hand_pose: Float[Tensor, "hands6d"]
@@ -57,7 +60,9 @@ class SMPLXHead(SMPLHead):
         camera: Float[Tensor, "batch 3"],
     ) -> HMROutput:
         output = super()._output(read, pose6d, betas, camera)
-        params = replace(output.params, body_pose=output.params.body_pose[:, : self.config.body_joints])
-        hands6d = (self.init_hand_pose + self.dechandpose(read)).to(params.body_pose.dtype)
-        hands = rot6d_to_rotmat(hands6d.unflatten(-1, (2, self.config.hand_joints, 6)), layout="columns")
-        return replace(output, params=params, left_hand_pose=hands[:, 0], right_hand_pose=hands[:, 1])
+        pose, body_joints = output.params.body_pose, self.config.body_joints
+        hands6d = (self.init_hand_pose + self.dechandpose(read)).to(pose.dtype)
+        hands = rot6d_to_rotmat(hands6d.unflatten(-1, (-1, 6)), layout="columns")
+        face = torch.eye(3, dtype=pose.dtype, device=pose.device).expand_as(pose[:, body_joints:])
+        whole = torch.cat([pose[:, :body_joints], face, hands], dim=1)
+        return replace(output, params=replace(output.params, body_pose=whole))

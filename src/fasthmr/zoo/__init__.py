@@ -1,5 +1,6 @@
 """Every preset by name. A module with presets is one import line here."""
 
+from fasthmr.zoo import camerahmr as camerahmr
 from fasthmr.zoo import fasthmr as fasthmr
 from fasthmr.zoo import hmr as hmr
 from fasthmr.zoo import vitpose as vitpose

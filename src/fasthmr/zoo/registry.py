@@ -16,6 +16,8 @@ from fasthmr.checkpoints.keymap import OWN_TABLE, KeyTable
 from fasthmr.checkpoints.loading import LoadPlan, build_model, plan_for_preset, plan_from_file
 from fasthmr.errors import UsageError, did_you_mean
 
+TrainedBody = Literal["free", "smpl", "smplx"]
+
 
 @runtime_checkable
 class ModelConfig(Protocol):
@@ -52,18 +54,20 @@ class Preset:
         name: What users call it.
         config: Makes its configuration.
         description: One line for listings.
-        task: What the model gives: body meshes, 2D keypoints, or the intrinsics of a camera.
+        task: What the model gives: body meshes, 2D keypoints, points of the body's surface in 2D, or the
+            intrinsics of a camera.
         layout: Key names of published checkpoints for it.
-        trained_body: Body that its shape coefficients mean: the one that comes with the package, or SMPL.
+        trained_body: Body that its shape coefficients mean: the one that comes with the package, SMPL or
+            SMPL-X.
         published: Counts to compare ours with.
     """
 
     name: str
     config: Callable[[], ModelConfig]
     description: str
-    task: Literal["mesh", "pose", "intrinsics"] = "mesh"
+    task: Literal["mesh", "pose", "dense", "intrinsics"] = "mesh"
     layout: KeyTable = OWN_TABLE
-    trained_body: Literal["free", "smpl"] = "free"
+    trained_body: TrainedBody = "free"
     published: tuple[PublishedCount, ...] = ()
 
 
@@ -164,7 +168,7 @@ def load_model(path: Path | str) -> nn.Module:
     return model.eval()
 
 
-def _trained_body(plan: LoadPlan, named: Preset | None) -> Literal["free", "smpl"]:
+def _trained_body(plan: LoadPlan, named: Preset | None) -> TrainedBody:
     """That of the preset; where the sizes are nobody's, of a preset with the same kind of configuration."""
     kind = type(plan.config)
     rows = [named] if named else [row for row in _PRESETS.values() if type(row.config()) is kind]

@@ -95,12 +95,12 @@ def check_smplx_head(case: Case) -> Result:
     ).build()
     _load(nn.ModuleDict({"head": head}), case, CAMERAHMR_SMPLX_TABLE)
     output = head(case.tensors["input/feat"], case.tensors["input/bbox_info"])
-    assert output.left_hand_pose is not None and output.right_hand_pose is not None
+    pose, body, hand = output.params.body_pose, head.config.body_joints, head.config.hand_joints
     return {
         "output/global_orient": output.params.global_orient,
-        "output/body_pose": output.params.body_pose,
-        "output/left_hand_pose": output.left_hand_pose,
-        "output/right_hand_pose": output.right_hand_pose,
+        "output/body_pose": pose[:, :body],
+        "output/left_hand_pose": pose[:, -2 * hand : -hand],
+        "output/right_hand_pose": pose[:, -hand:],
         "output/betas": output.params.betas,
         "output/cam": output.camera,
     }
