@@ -18,7 +18,7 @@ from fasthmr import __version__
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import WeightFile, open_weights
 from fasthmr.checkpoints.import_writer import write_safetensors
-from fasthmr.checkpoints.keymap import KeyTable
+from fasthmr.checkpoints.keymap import OWN_TABLE, KeyTable
 from fasthmr.checkpoints.loading import LoadPlan, plan_for_preset, plan_from_file
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.body_files import import_body_file
@@ -30,6 +30,7 @@ from fasthmr.models.pose import PoseConfig
 
 _BODY_SUFFIXES = (".pkl", ".npz", ".npy")
 _HASH_BLOCK = 2**22
+_ORIGIN = ("layout", "licence", "source", "source_sha256")
 _OWN_LICENCE = "that of the file this was imported from"
 
 
@@ -117,6 +118,8 @@ def import_checkpoint(
         "source_sha256": ", ".join([digest, *(_sha256(part.weights.path) for _, part in plans[1:])]),
         **({"preset": plan.preset} if plan.preset else {}),
     }
+    if plan.table is OWN_TABLE:  # written by fasthmr before; where it comes from stays
+        metadata |= {key: text for key, text in weights.metadata.items() if key in _ORIGIN}
     outline = {prefix + key: tensor for prefix, part in plans for key, tensor in part.outline.items()}
     ordered = dict(sorted(outline.items(), key=lambda item: -item[1].dtype.itemsize))
     write_safetensors(target, ordered, _stream(ordered, plans), metadata)

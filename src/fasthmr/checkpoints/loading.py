@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from fasthmr.checkpoints.config_json import config_from_json
 from fasthmr.checkpoints.files import DTYPES, WeightFile
@@ -126,7 +127,9 @@ def plan_for_preset(weights: WeightFile, name: str, config: Any, table: KeyTable
             preset=name,
             licence=layout.licence if layout else weights.metadata.get("licence", ""),
         )
-    _match(config, weights, table, name, suggest(weights.shapes))
+    told = weights.metadata.get("preset")
+    hint = f'The file says it is "{told}".' if told else suggest(weights.shapes)
+    _match(config, weights, table, name, hint)
     raise AssertionError("a file that fits was refused")
 
 
@@ -138,8 +141,7 @@ def build_model(plan: LoadPlan) -> nn.Module:
     Raises:
         UnsafeFileError: A weight is not finite, or the file ends too early.
     """
-    with torch.device("meta"):
-        model: nn.Module = plan.config.build()
+    model = build_empty(plan.config)
     dtypes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
     state = {key: tensor.to(dtypes[key]) for key, tensor in plan.tensors(plan.outline)}
     model.load_state_dict(state, assign=True)
@@ -149,6 +151,23 @@ def build_model(plan: LoadPlan) -> nn.Module:
     for reason, count in plan.match.reasons().items():
         logger.info("%s: %d keys not used (%s)", plan.weights.path, count, reason)
     return model
+
+
+def build_empty(config: Any) -> nn.Module:
+    """A model whose tensors have shapes and number types but no memory (the device "meta")."""
+    with torch.device("meta"), _NoRandomNumbers():
+        return config.build()
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves out the drawing of initial weights; on "meta" it costs seconds of imports and gives nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init" or func.__name__ in ("normal_", "uniform_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _candidates(weights: WeightFile, config: Any, layout: Any, own: bool) -> Iterator[Any]:
@@ -185,7 +204,11 @@ def _match(
 ) -> tuple[KeyMatch, dict[str, Tensor]]:
     """Place of every key, and the tensors of the file without memory under our keys."""
     prepared = table.prepare(_empty(weights))
-    match = match_keys(_outline(config, weights), shapes_of(prepared), table, name, hint)
+    ours = _outline(config, weights)
+    try:
+        match = match_keys(ours, shapes_of(prepared), table, name, hint)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(f"{weights.path}: {error}") from None
     return match, {mine: prepared[theirs] for mine, theirs in match.mapped.items()}
 
 
@@ -207,8 +230,7 @@ def _outline(config: Any, weights: WeightFile) -> Shapes:
 
     hook = register_module_module_registration_hook(count)
     try:
-        with torch.device("meta"):
-            return shapes_of(config.build().state_dict())
+        return shapes_of(build_empty(config).state_dict())
     except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
         raise CheckpointMismatch(f"{weights.path}: describes a model that cannot be made ({error})") from None
     finally:
