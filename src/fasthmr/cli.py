@@ -229,6 +229,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "predict": predict,
     "convert": convert,
+    "import": import_file,
     "models": models,
     "doctor": doctor,
 }
