@@ -208,7 +208,7 @@ class Evaluator:
         return Evaluation(protocol=self.protocol, count=self._count, scores=scores)
 
     def _accelerations(self) -> dict[str, Tensor]:
-        """Of the joints that count, relative to the root; no difference reaches from one sequence to the next."""
+        """Of the joints that count, relative to the root; differences stay within a sequence."""
         sequences = torch.cat(self._sequences).cpu()
         if len(sequences) != self._count:
             raise UsageError("sequences were given for some batches only")
