@@ -15,7 +15,6 @@ from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.layers.attention import SelfAttention
 from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
-from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.zoo import preset
 from fasthmr.zoo.hmr import smpl_head
 
@@ -125,10 +124,10 @@ def test_small_decoder() -> None:
     assert counts.params == 2_305_565
 
 
-def test_intrinsics_network() -> None:
-    counts = count(HumanFoVConfig())
-    assert (counts.params, in_g(counts.macs, 2)) == (67_677_178, "21.26")
-    assert counts.params - counts.table_params == 1_050_776  # fc2 and final_layer are never called
+def test_intrinsics_network(rows) -> None:
+    row = rows["humanfov_hrnet_w48"]
+    assert (row["parameters"], in_g(row["macs"], 2)) == (67_677_178, "21.26")
+    assert row["parameters"] - row["table_parameters"] == 1_050_776  # fc2 and final_layer are never called
 
 
 def with_depth(name: str, depth: int) -> HMRConfig | CameraHMRConfig:
@@ -137,18 +136,15 @@ def with_depth(name: str, depth: int) -> HMRConfig | CameraHMRConfig:
     return replace(config, encoder=replace(config.encoder, depth=depth))
 
 
-def test_camera_model_with_its_intrinsics_network() -> None:
-    config = with_depth("camerahmr_vit_h", 32)
-    assert isinstance(config, CameraHMRConfig)
-    counts = count(config)
-    assert (in_m(counts.table_params), in_g(counts.table_macs)) == ("737.090", "143.989")
-    assert in_m(counts.params) == "738.389"
-    alone = count(replace(config, intrinsics=None))
-    network = count(HumanFoVConfig())
-    assert counts.params == alone.params + network.params
-    assert counts.table_macs == alone.table_macs + network.table_macs
-    merged = count(with_depth("camerahmr_vit_h", 26))
-    assert (in_m(merged.table_params, 2), in_g(merged.table_macs, 2)) == ("619.03", "121.33")
+def test_camera_model_with_its_intrinsics_network(rows) -> None:
+    row, network = rows["camerahmr_vit_h"], rows["humanfov_hrnet_w48"]
+    assert (in_m(row["table_parameters"]), in_g(row["table_macs"])) == ("737.090", "143.989")
+    assert in_m(row["parameters"]) == "738.389"
+    merged = with_depth("camerahmr_vit_h", 26)
+    assert isinstance(merged, CameraHMRConfig)
+    counts = count(replace(merged, intrinsics=None))  # they add up
+    assert in_m(counts.table_params + network["table_parameters"], 2) == "619.03"
+    assert in_g(counts.table_macs + network["table_macs"], 2) == "121.33"
 
 
 def test_head_of_the_camera_model() -> None:
@@ -263,6 +259,9 @@ def test_the_published_decoder_in_plain_form() -> None:
     assert counts.layer_macs == layers
     assert counts.macs == layers + depth * (2 * inner + 2 * inner * tokens)
     assert counts.table_macs == layers + depth * 3 * dim * 4
+    start = dim * inner + inner * dim + dim * inner + inner * context  # of layer 0: kept between calls
+    read = 2 * 2 * context * tokens + inner * context + inner * dim + 2 * dim * mlp
+    assert counts.run_macs == (depth - 1) * start + depth * read + readouts
 
 
 def test_models_that_do_not_say_what_they_take() -> None:

@@ -87,21 +87,26 @@ What depends on weights alone may be kept between calls by these modules only.
 """
 
 
-def count(model: nn.Module | ModelConfig, *inputs: Tensor, shapes_only: bool = True) -> Counts:
+def count(
+    model: nn.Module | ModelConfig, *inputs: Tensor, shapes_only: bool = True, in_place: bool = False
+) -> Counts:
     """Count a model, or what its configuration builds, in evaluation mode.
 
     Args:
-        model: Left as it is.
+        model: Left as it is, unless `in_place`.
         inputs: Arguments of one call; None for `example_inputs`, a single person (and, where the model
             estimates the intrinsics of the camera, a single picture).
         shapes_only: Run on the "meta" device. Turn off, and give real inputs, where the number of tokens
             depends on the picture.
+        in_place: Save the time to copy a model that is used for nothing else afterwards.
 
     Raises:
         ValueError: The model does not say what it takes, and no inputs are given.
     """
-    module = model if isinstance(model, nn.Module) else _build(model)
-    watched = _twin(module, shapes_only).eval()
+    if isinstance(model, nn.Module):
+        watched = (model if in_place else _twin(model, shapes_only)).eval()
+    else:
+        watched = build_for_counting(model)
     given = tuple(_meta(tensor) if shapes_only else tensor for tensor in inputs)
     calls = [(watched, given)] if given else list(_example_calls(watched))
     counter = ProductCounter()
@@ -111,13 +116,19 @@ def count(model: nn.Module | ModelConfig, *inputs: Tensor, shapes_only: bool = T
             called(*arguments)
     layer_macs = counter.macs[_LAYER] + tally.layer_macs
     return Counts(
-        params=sum(parameter.numel() for parameter in module.parameters()) + _unused(module),
+        params=sum(parameter.numel() for parameter in watched.parameters()) + _unused(watched),
         macs=layer_macs + counter.macs[""] + tally.attention_macs,
         layer_macs=layer_macs,
         table_params=sum(p.numel() for layer in tally.called for p in layer.parameters(recurse=False)),
         table_macs=layer_macs + tally.norm_macs + counter.enlarged,
         run_macs=counter.macs.total(),
     )
+
+
+def build_for_counting(config: ModelConfig) -> nn.Module:
+    """The model of a configuration in evaluation mode, with shapes alone."""
+    with torch.device("meta"):
+        return config.build().eval()
 
 
 def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:
@@ -206,11 +217,6 @@ def _unused(model: nn.Module) -> int:
 
 def _rule(module: nn.Module) -> _Rule | None:
     return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)
-
-
-def _build(config: ModelConfig) -> nn.Module:
-    with torch.device("meta"):
-        return config.build()
 
 
 def _twin(model: nn.Module, shapes_only: bool) -> nn.Module:

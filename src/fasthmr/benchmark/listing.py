@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from fasthmr.benchmark.counters import Counts, count, example_inputs
+from fasthmr.benchmark.counters import Counts, build_for_counting, count, example_inputs
 from fasthmr.errors import UsageError, did_you_mean
 from fasthmr.zoo import PublishedCount, list_models, preset, pretrained_file
 
@@ -35,9 +32,8 @@ def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
 
 def _row(name: str) -> dict[str, Any]:
     row = preset(name)
-    with torch.device("meta"):
-        model: nn.Module = row.config().build()
-    counts = count(model)
+    model = build_for_counting(row.config())
+    counts = count(model, in_place=True)
     return {
         "name": name,
         "description": row.description,

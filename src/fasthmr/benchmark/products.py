@@ -27,6 +27,9 @@ _ENLARGE = torch.ops.aten.upsample_nearest2d
 
 _Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
+_seen: dict[Any, tuple[Callable[[list[Tensor]], Any], list[_Layout]]] = {}
+"""What the results of operations on the "meta" device look like, by the operation and its arguments."""
+
 
 class ProductCounter(TorchDispatchMode):
     """Counts the products of all operations that run inside `with`, by the scope they run in.
@@ -46,7 +49,6 @@ class ProductCounter(TorchDispatchMode):
         self.enlarged = 0
         self.paused = False
         self._scopes: list[str] = []
-        self._seen: dict[Any, tuple[Callable[[list[Tensor]], Any], list[_Layout]]] = {}
 
     def enter(self, scope: str) -> None:
         """Count under this name from now on. The outermost scope wins."""
@@ -73,7 +75,7 @@ class ProductCounter(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         key = None if func._schema.is_mutable else (func, _look(args), _look(tuple(kwargs.items())))
-        seen = self._seen.get(key)
+        seen = _seen.get(key)
         if seen is not None:
             pack, layouts = seen
             return pack(
@@ -88,7 +90,7 @@ class ProductCounter(TorchDispatchMode):
             return result
         if all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
             pack = _only if isinstance(result, Tensor) else type(result)
-            self._seen[key] = (pack, [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
+            _seen[key] = (pack, [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors])
         return result
 
 
