@@ -71,6 +71,34 @@ def results(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {FILE_NAME} if folder.exists() else set()
 
 
+def test_predict_writes_keypoints(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "in" / "000000000785.png")
+    make_picture(tmp_path / "in" / "b.jpg")
+    done = run("predict", "in", "--detector", "full", "--task", "pose")
+    assert done.code == 0
+    rows = json.loads((tmp_path / "out" / "keypoints.json").read_text())
+    assert [(row["image_id"], len(row["keypoints"])) for row in rows] == [(785, 51), (1, 51)]
+    assert (tmp_path / "out" / "b.overlay.png").exists()
+    assert run("convert", "out/b.npz", "--to", "json", "--out", "again").code == 0
+    assert json.loads((tmp_path / "again" / "b.json").read_text()) == rows[1:]
+
+
+def test_a_camera_file_is_used_or_refused(run: Run, make_picture, tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "c.json").write_text('{"fx": 90, "fy": 90, "cx": 20, "cy": 30}')
+    assert run("predict", "a.png", "--detector", "full", "--calib", "c.json", "--save", "npz").code == 0
+    clip = Clip.load(tmp_path / "out" / "a.npz")
+    assert clip.camera_source == "calib"
+    assert clip.intrinsics[0].tolist() == [[90, 0, 20], [0, 90, 30], [0, 0, 1]]
+    (tmp_path / "c.json").write_text('{"fx": -90, "fy": 90, "cx": 20, "cy": 30}')
+    done = run("predict", "a.png", "--detector", "full", "--calib", "c.json")
+    assert done.code == 3
+    assert "c.json: K is no camera matrix" in done.last
+    done = run("predict", "a.png", "--detector", "full", "--intrinsics", "exif")
+    assert done.code == 3
+    assert "EXIF data tell no focal length" in done.last
+
+
 def test_predict_writes_results_and_stage_times(run: Run, make_picture, tmp_path: Path) -> None:
     make_picture(tmp_path / "in" / "a.png")
     make_picture(tmp_path / "in" / "b.jpg")
@@ -268,6 +296,12 @@ def test_bad_body_files_are_exit_4_and_never_run(run: Run, make_picture, tmp_pat
         (["predict", "a.png", "--detector", "ful"], "did you mean 'full'"),
         (["predict", "a.png", "--focal", "-1"], "positive"),
         (["predict", "a.png", "--focal", "5", "--fov", "5"], "not both"),
+        (["predict", "a.png", "--calib", "c.json", "--fov", "5"], "not both fov and calib"),
+        (["predict", "a.png", "--intrinsics", "exiv"], "did you mean 'exif'"),
+        (["predict", "a.png", "--intrinsics", "model"], "no intrinsics network"),
+        (["predict", "a.png", "--task", "poze"], "did you mean 'pose'"),
+        (["predict", "a.png", "--task", "pose", "--save", "glb"], "for the task 'pose'"),
+        (["predict", "a.png", "--model", "vitpose_vit_s"], "gives 2D keypoints and no mesh"),
         (["predict", "a.png", "--device", "abacus"], "not available"),
         (["predcit", "a.png"], "did you mean 'predict'"),
         (["convert", "a.npz", "--to", "gbl"], "did you mean 'glb'"),

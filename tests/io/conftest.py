@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fasthmr.results import Clip, Person
+from fasthmr.body.skeletons import COCO17_NAMES
+from fasthmr.results import Clip, Person, PoseClip, PosePerson
 
 # An octahedron seen from outside counter-clockwise, y up.
 _POINTS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=np.float32)
@@ -51,6 +52,7 @@ def _clip(persons: int = 2, frames: int = 1, keypoints: bool = True) -> Clip:
         joint_names=("pelvis", "spine", "head"),
         intrinsics=np.repeat(K[None], frames, axis=0),
         image_size=(640, 480),
+        camera_source="exif",
         fps=None if frames == 1 else 25.0,
         source="pictures/größe.jpg",
         body="default",
@@ -64,3 +66,36 @@ def _clip(persons: int = 2, frames: int = 1, keypoints: bool = True) -> Clip:
 def make_clip() -> Callable[..., Clip]:
     """make_clip(persons=2, frames=1, keypoints=True) -> a clip that is the same every time."""
     return _clip
+
+
+@pytest.fixture
+def make_pose_clip() -> Callable[..., PoseClip]:
+    """make_pose_clip(persons=2, frames=1) -> keypoints that are the same every time."""
+
+    def make(persons: int = 2, frames: int = 1) -> PoseClip:
+        rng = np.random.default_rng(3)
+        people = []
+        for index in range(persons):
+            seen = np.arange(index % max(frames, 1), frames)
+            low = rng.uniform(0, 300, (len(seen), 2))
+            people.append(
+                PosePerson(
+                    track_id=index,
+                    frames=seen,
+                    boxes_xyxy=np.concatenate([low, low + 100], axis=1).astype(np.float32),
+                    scores=rng.uniform(size=len(seen)).astype(np.float32),
+                    keypoints_2d=rng.uniform(0, 400, (len(seen), 17, 3)).astype(np.float32),
+                )
+            )
+        return PoseClip(
+            persons=tuple(people),
+            keypoint_names=COCO17_NAMES,
+            image_ids=np.arange(785, 785 + frames),
+            image_size=(640, 480),
+            fps=None if frames == 1 else 25.0,
+            source="größe.jpg",
+            model="vitpose_vit_s",
+            timings={"model": 1.5},
+        )
+
+    return make

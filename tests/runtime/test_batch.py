@@ -47,7 +47,8 @@ def test_every_format_is_written_and_opens(pipeline: Pipeline, pictures: Path, t
     assert [report.status for report in reports] == ["ok"] * 3
     assert set(reports[0].timings) == {"read", "detect", "camera", "crop", "model", "body", "render", "write"}
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == sorted([f"p{i}{end}" for i in range(3) for end in batch.FORMATS["mesh"].values()] + [FILE_NAME])
+    endings = batch.FORMATS["mesh"].values()
+    assert names == sorted([f"p{i}{end}" for i in range(3) for end in endings] + [FILE_NAME])
     drawn = np.asarray(Image.open(tmp_path / "out" / "p0.overlay.png"))
     assert drawn.shape == (64, 48, 3)
     assert (drawn != np.asarray(Image.open(pictures / "p0.png"))).any()

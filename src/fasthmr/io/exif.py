@@ -58,6 +58,6 @@ def _number(tags: Mapping[int, object], tag: int, otherwise: float = 0.0) -> flo
     return value if math.isfinite(value) else otherwise
 
 
-def _ratio(size: tuple[float, float]) -> float:
+def _ratio(size: tuple[int | float, int | float]) -> float:
     """Longer over shorter side."""
     return max(size) / min(size)

@@ -11,10 +11,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fasthmr.body.lbs import BodyModel
+from fasthmr.body.skeletons import COCO17_NAMES
 from fasthmr.body.transfer import SHARED_JOINTS
 from fasthmr.errors import InputError, UsageError, did_you_mean
 from fasthmr.io.body_files import load_body_file
 from fasthmr.io.images import read_image
+from fasthmr.models.dense_keypoints import DenseKeypointsModel
 from fasthmr.models.human_fov import HumanFoV
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
@@ -30,6 +32,8 @@ _GIVES = {
     "mesh": "body meshes",
     "pose": "2D keypoints and no mesh",
     "intrinsics": "the field of view of a camera",
+    "dense": "points of the body's surface and no pose",
+    "features": "features and nothing else, being an encoder without a head",
 }
 
 
@@ -175,21 +179,28 @@ def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "
     return table, torch.ones(len(table))
 
 
-def _kind(model: nn.Module) -> Literal["mesh", "pose", "intrinsics"]:
-    if isinstance(model, PoseModel):
-        return "pose"
-    return "intrinsics" if isinstance(model, HumanFoV) else "mesh"
+def _kind(model: nn.Module) -> str:
+    """What a model gives; modules of the user's own count as models of meshes."""
+    if type(model).__module__.startswith("fasthmr.encoders."):
+        return "features"
+    kinds = {PoseModel: "pose", HumanFoV: "intrinsics", DenseKeypointsModel: "dense"}
+    return next((kind for known, kind in kinds.items() if isinstance(model, known)), "mesh")
 
 
 def _fitting(model: nn.Module, kind: str, task: Task, name: str) -> nn.Module:
     _check_fit(kind, task, name)
+    if isinstance(model, PoseModel) and model.config.head.keypoints != len(COCO17_NAMES):
+        raise UsageError(
+            f"'{name}' gives {model.config.head.keypoints} keypoints; needed: COCO's {len(COCO17_NAMES)}"
+        )
     return model
 
 
 def _check_fit(kind: str, task: Task, name: str) -> None:
     if kind == task or (task == "pose" and kind == "mesh"):
         return
-    remedy = (
-        "use task 'pose'" if kind == "pose" else f"use it with intrinsics={name} beside a model of meshes"
-    )
+    remedy = {
+        "pose": "use task 'pose'",
+        "intrinsics": "give it as intrinsics, beside a model of meshes",
+    }.get(kind, "'fasthmr models' lists the models")
     raise UsageError(f"'{name}' gives {_GIVES[kind]}; {remedy}")

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fasthmr.body.skeletons import COCO17_NAMES
-from fasthmr.errors import UnsafeFileError, UsageError
+from fasthmr.errors import UnsafeFileError
 from fasthmr.evaluation.coco import rescore
 from fasthmr.geometry.oks import oks_nms
 from fasthmr.geometry.pose_crops import crop_pose, grow_to_aspect
@@ -30,7 +29,6 @@ def find_keypoints(
     """COCO-17 points (x, y in pixels of the picture, score) in each box, with the flip test.
 
     Raises:
-        UsageError: The model gives other points.
         ResourceError: Memory is used up even with one person at a time.
     """
     with watch("crop"):
@@ -45,10 +43,7 @@ def find_keypoints(
         return model.estimate(part).double().cpu()
 
     with watch("model"):
-        points = torch.cat(in_batches(run, len(boxes_xyxy), batch_size))
-    if points.shape[1] != len(COCO17_NAMES):
-        raise UsageError(f"the model gives {points.shape[1]} keypoints; needed: COCO's {len(COCO17_NAMES)}")
-    return points
+        return torch.cat(in_batches(run, len(boxes_xyxy), batch_size))
 
 
 def as_pose_persons(
