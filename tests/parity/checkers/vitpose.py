@@ -171,13 +171,14 @@ def check_targets(case: Case) -> Result:
     result: dict[str, Tensor] = {}
     for kind in ("udp", "msra", "msra_unbiased"):
         maps, weight = heatmap_targets(
-            joints, visible, (height, width), (rows, columns), options["sigma"], kind
+            joints, visible, (height, width), (rows, columns), float(options["sigma"]), kind
         )
         result[f"output/{kind}.target"] = maps
         result[f"output/{kind}.weight"] = weight[..., None]
-    prediction = tensors["input/loss.pred"]
-    target = result["output/udp.target"].expand_as(prediction)
-    result["output/loss.value"] = heatmap_loss(prediction, target, tensors["input/loss.weight"][..., 0])
+    if "input/loss.pred" in tensors:
+        prediction = tensors["input/loss.pred"]
+        target = result["output/udp.target"].expand_as(prediction)
+        result["output/loss.value"] = heatmap_loss(prediction, target, tensors["input/loss.weight"][..., 0])
     return result
 
 
@@ -188,7 +189,7 @@ def check_crop(case: Case) -> Result:
     count = len(x)
     rows, columns = tensors["output/crop0"].shape[:2]
     boxes = torch.stack([x, y, x + width, y + height], dim=-1)
-    center, size = grow_to_aspect(boxes, (rows, columns), options.get("padding", PADDING))
+    center, size = grow_to_aspect(boxes, (rows, columns), float(options.get("padding", PADDING)))
     rotation = tensors["input/rotation"].double() if "input/rotation" in tensors else None
     matrices = warp_matrix(center, size, (rows, columns), rotation)
     exactly = {"max_abs": 1e-4, "rel": 1e-5}
