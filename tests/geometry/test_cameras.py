@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fasthmr.geometry.cameras import (
     back_project,
+    bbox_info,
     crop_camera_to_full,
     crop_camera_translation,
     default_focal,
@@ -61,3 +62,21 @@ def test_focal_lengths():
     assert default_focal(torch.tensor([640.0, 480.0])).item() == pytest.approx(5000 / 256 * 640)
     quarter_turn = fov_to_focal(torch.tensor(math.pi / 2), torch.tensor(480.0))
     assert quarter_turn.item() == pytest.approx(240.0, rel=1e-5)
+
+
+def test_the_principal_point_is_the_origin_of_the_translation():
+    camera = torch.tensor([0.9, 0.1, -0.2])
+    center, size, focal = torch.tensor([10.0, 20.0]), torch.tensor(120.0), torch.tensor(500.0)
+    image_size = torch.tensor([320.0, 240.0])
+    usual = crop_camera_to_full(camera, center, size, image_size, focal)
+    assert torch.equal(crop_camera_to_full(camera, center, size, image_size, focal, image_size / 2), usual)
+    moved = torch.tensor([7.0, -3.0])
+    shifted = crop_camera_to_full(camera, center + moved, size, image_size, focal, image_size / 2 + moved)
+    assert torch.allclose(shifted, usual)
+
+
+def test_place_of_a_crop_in_its_camera():
+    center, size = torch.tensor([[420.0, 300.0], [0.0, 0.0]]), torch.tensor([200.0, 100.0])
+    principal, focal = torch.tensor([[320.0, 240.0], [50.0, 25.0]]), torch.tensor([1000.0, 500.0])
+    info = bbox_info(center, size, principal, focal)
+    assert torch.allclose(info, torch.tensor([[0.1, 0.06, 0.2], [-0.1, -0.05, 0.2]]))

@@ -44,6 +44,17 @@ def test_large_boxes_are_blurred():
     assert grey_levels(large.pixels).std() < 0.6 * grey_levels(small.pixels).std()
 
 
+def test_blur_can_be_left_out():
+    picture = random_picture(400, 400, seed=2)
+    boxes = torch.tensor([[0.0, 0.0, 400.0, 400.0]])
+    sharp = crop_pictures(picture, boxes, size=32, aspect=(1, 1), antialias=False)
+    every = torch.arange(32) * 400 // 32
+    at_halves = picture[every][:, every].float()  # 400 / 32 = 12.5: every second pixel is hit exactly
+    assert torch.allclose(
+        grey_levels(sharp.pixels)[0].permute(1, 2, 0)[::2, ::2], at_halves[::2, ::2], atol=1e-3
+    )
+
+
 def test_a_box_outside_gives_black_and_no_box_gives_none():
     picture = random_picture(20, 30)
     outside = crop_pictures(picture, torch.tensor([[100.0, 100.0, 120.0, 140.0]]), size=16)

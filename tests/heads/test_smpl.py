@@ -34,6 +34,37 @@ def test_outputs(token_input, iterations):
     assert torch.allclose(eye, torch.eye(3).expand_as(eye), atol=1e-5)
 
 
+@pytest.mark.parametrize(("token_input", "numbers"), [("camera", 160), ("bbox", 3)])
+def test_the_place_of_the_crop_enters_the_token(token_input, numbers):
+    head = head_of(replace(TINY, token_input=token_input))
+    assert head.decoder.to_token_embedding.in_features == numbers
+    places = torch.tensor([[0.1, -0.2, 0.3], [0.1, -0.2, 0.3], [0.4, 0.0, 0.1]])
+    tokens: list[torch.Tensor] = []
+    head.decoder.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[1]))
+    with torch.no_grad():
+        output = head(features()[:1].expand(3, -1, -1, -1), places)
+    assert torch.equal(tokens[0][:, :3], places)
+    if token_input == "camera":
+        mean = torch.cat([head.init_body_pose, head.init_betas, head.init_cam], dim=-1)
+        assert torch.equal(tokens[0][:, 3:], mean.expand(3, -1))
+    assert torch.allclose(output.camera[0], output.camera[1])
+    assert (output.camera[0] - output.camera[2]).abs().max() > 1e-4
+
+
+def test_the_camera_is_asked_for_and_refused():
+    with pytest.raises(ValueError, match="needs bbox_info"):
+        head_of(replace(TINY, token_input="camera"))(features())
+    with pytest.raises(ValueError, match="has no use for bbox_info"):
+        head_of()(features(), torch.zeros(3, 3))
+
+
+def test_auxiliary_keypoints():
+    with torch.no_grad():
+        assert head_of()(features()).aux_keypoints_2d is None
+        points = head_of(replace(TINY, aux_keypoints=5))(features()).aux_keypoints_2d
+    assert points is not None and points.shape == (3, 5, 2)
+
+
 def test_readouts_are_added_to_the_mean_estimate():
     head = head_of()
     pose = axis_angle_to_rotmat(torch.randn(24, 3, generator=torch.Generator().manual_seed(2)))
@@ -81,6 +112,12 @@ def test_published_sizes(context_dim, params):
     assert sum(parameter.numel() for parameter in head.parameters()) == params
 
 
+def test_the_head_of_camerahmr_has_its_published_size():
+    with torch.device("meta"):
+        head = SMPLHeadConfig(context_dim=1280, token_input="camera", aux_keypoints=44).build()
+    assert sum(parameter.numel() for parameter in head.parameters()) == 39_800_053
+
+
 def test_the_small_decoder_has_its_published_size():
     with torch.device("meta"):
         head = SMPLHeadConfig(context_dim=384, depth=3, heads=4, head_dim=16, mlp_dim=128).build()
@@ -90,3 +127,5 @@ def test_the_small_decoder_has_its_published_size():
 def test_unusable_configs():
     with pytest.raises(ValueError, match="at least 1"):
         replace(TINY, iterations=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(TINY, depth=0)
