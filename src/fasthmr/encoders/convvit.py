@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fasthmr.encoders.registry import register_encoder
 from fasthmr.layers.block import TransformerBlock
+from fasthmr.layers.tokens import TokenState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ class ConvViT(nn.Module):
         w4, w8, dim = config.widths
         self.channels = config.widths
         self.strides = (4, 8, config.token_stride)
+        self.patch_padding = 0
         self.stem = nn.Sequential(
             nn.Conv2d(3, w4 // 2, 3, 2, 1, bias=False),
             nn.BatchNorm2d(w4 // 2),
@@ -117,6 +119,18 @@ class ConvViT(nn.Module):
         Raises:
             ValueError: The picture has other proportions, or sides that are no multiples of 16.
         """
+        maps, state = self.before_blocks(image)
+        tokens = state.tokens
+        for block in self.blocks:
+            tokens = block(tokens)
+        return [*maps, self.last_norm(tokens).mT.unflatten(-1, self._grid_of(image))]
+
+    def before_blocks(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[list[Tensor], TokenState]:
+        """Maps of strides 4 and 8, and what enters the first block.
+
+        Raises:
+            ValueError: As for `forward`.
+        """
         height, width = image.shape[-2:]
         full_height, full_width = self.config.image_size
         if height * full_width != width * full_height or height % 16 or width % 16:
@@ -129,13 +143,13 @@ class ConvViT(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        grid = (height // self.config.token_stride, width // self.config.token_stride)
+        grid = self._grid_of(image)
         tokens = x.flatten(2).transpose(1, 2) + self._positions(grid)
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.last_norm(tokens)
-        maps[-1] = tokens.transpose(1, 2).unflatten(2, grid)
-        return maps
+        return maps[:-1], TokenState.from_grid(tokens, grid)
+
+    def _grid_of(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[int, int]:
+        height, width = image.shape[-2:]
+        return height // self.config.token_stride, width // self.config.token_stride
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 tokens dim"]:
         if grid == self.grid:

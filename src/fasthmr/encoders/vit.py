@@ -67,6 +67,7 @@ class ViT(nn.Module):
         self.channels = (config.dim,)
         self.strides = (config.patch_size,)
         self.grid = config.grid
+        self.patch_padding = config.patch_padding
         self.patch_embed = patch_embed or PatchEmbedding(
             dim=config.dim, patch_size=config.patch_size, padding=config.patch_padding
         )
@@ -118,6 +119,10 @@ class ViT(nn.Module):
     def token_state(self, image: Float[Tensor, "batch 3 height width"]) -> TokenState:
         """What `embed` returns, with sizes and positions, for models that merge tokens between the blocks."""
         return TokenState.from_grid(self.embed(image), self.grid)
+
+    def before_blocks(self, image: Float[Tensor, "batch 3 height width"]) -> tuple[list[Tensor], TokenState]:
+        """Maps finer than the tokens (there are none), and what enters the first block."""
+        return [], self.token_state(image)
 
     def resized(self, image_size: tuple[int, int]) -> ViT:
         """A copy for pictures of another (height, width); learned positions are interpolated."""

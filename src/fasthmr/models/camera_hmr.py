@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fasthmr.heads.smpl import SMPLHeadConfig
@@ -56,11 +56,15 @@ class CameraHMR(CropModel):
         self.intrinsics = None if config.intrinsics is None else config.intrinsics.build()
 
     def forward(
-        self, pixels: Float[Tensor, "batch 3 height width"], bbox_info: Float[Tensor, "batch 3"]
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        bbox_info: Float[Tensor, "batch 3"],
+        mask: Shaped[Tensor, "batch height width"] | None = None,
     ) -> HMROutput:
         """Estimate from normalised crops (`geometry.crops.crop_pictures`).
 
         Args:
             bbox_info: What `geometry.cameras.bbox_info` gives for the crops.
+            mask: The person in the same crops, for models with `takes_mask`.
         """
-        return self.head(self.features(pixels), bbox_info)
+        return self.head(self.features(pixels, mask), bbox_info)

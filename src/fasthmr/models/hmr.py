@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fasthmr.encoders.registry import EncoderConfig
@@ -55,20 +55,35 @@ class CropModel(nn.Module):
         self.crop_size, width = config.encoder.image_size
         self.margin = (self.crop_size - width) // 2
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the model merges tokens around the person, and so has a use for `mask=`."""
+        return getattr(self.encoder, "takes_mask", False)
+
     def features(
-        self, pixels: Float[Tensor, "batch 3 height width"]
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        mask: Shaped[Tensor, "batch height width"] | None = None,
     ) -> Float[Tensor, "batch context_dim rows columns"]:
         """The coarsest map of normalised crops (`geometry.crops.crop_pictures`).
 
+        Args:
+            mask: The person in the same crops, 0 to 1; see `models.reduced.ReducedEncoder`.
+
         Raises:
-            ValueError: The crops are not `crop_size` pixels wide and high.
+            ValueError: The crops are not `crop_size` pixels wide and high, or the model takes no mask.
         """
         if tuple(pixels.shape[-2:]) != (self.crop_size, self.crop_size):
             raise ValueError(
                 f"this model takes crops of {self.crop_size} x {self.crop_size} pixels, "
                 f"got {pixels.shape[-2]} x {pixels.shape[-1]}"
             )
-        return self.encoder(pixels[..., self.margin : self.crop_size - self.margin])[-1]
+        middle = slice(self.margin, self.crop_size - self.margin)
+        if mask is None:
+            return self.encoder(pixels[..., middle])[-1]
+        if not self.takes_mask:
+            raise ValueError("this model merges no tokens around a person and takes no mask")
+        return self.encoder(pixels[..., middle], mask[..., middle])[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +112,14 @@ class HMR(CropModel):
         self.config = config
         self.head = config.head.build()
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> HMROutput:
-        """Estimate from normalised crops (`geometry.crops.crop_pictures`)."""
-        return self.head(self.features(pixels))
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        mask: Shaped[Tensor, "batch height width"] | None = None,
+    ) -> HMROutput:
+        """Estimate from normalised crops (`geometry.crops.crop_pictures`).
+
+        Args:
+            mask: The person in the same crops, for models with `takes_mask`.
+        """
+        return self.head(self.features(pixels, mask))

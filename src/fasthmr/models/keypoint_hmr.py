@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig, KeypointSMPLOutput
+from fasthmr.models.reduced import ReducedEncoderConfig
 from fasthmr.types import BodyParams, HMROutput, Keypoints2D
 
 
@@ -18,11 +19,14 @@ from fasthmr.types import BodyParams, HMROutput, Keypoints2D
 class KeypointHMRConfig:
     """Encoder and head of a `KeypointHMR`; both must agree on the channels of the maps."""
 
-    encoder: ConvViTConfig
+    encoder: ConvViTConfig | ReducedEncoderConfig
     head: KeypointSMPLConfig
 
     def __post_init__(self) -> None:
-        given = (self.encoder.widths, self.encoder.token_stride)
+        encoder = self.encoder.source if isinstance(self.encoder, ReducedEncoderConfig) else self.encoder
+        if not isinstance(encoder, ConvViTConfig):
+            raise ValueError("KeypointHMRConfig: the head reads three maps, the encoder gives one")
+        given = (encoder.widths, encoder.token_stride)
         if given != (self.head.channels, self.head.token_stride):
             raise ValueError(
                 f"KeypointHMRConfig: the encoder gives {given[0]} channels and tokens of stride {given[1]}, "
@@ -55,22 +59,42 @@ class KeypointHMR(nn.Module):
         self.crop_size = 2 * height
         self.margin = height - width
 
-    def estimate(self, picture: Float[Tensor, "batch 3 height width"]) -> KeypointSMPLOutput:
-        """All readings from pictures of the encoder's size, as training needs them."""
-        return self.head(self.encoder(picture))
+    @property
+    def takes_mask(self) -> bool:
+        """As for `models.hmr.CropModel`."""
+        return getattr(self.encoder, "takes_mask", False)
 
-    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> HMROutput:
+    def estimate(
+        self,
+        picture: Float[Tensor, "batch 3 height width"],
+        mask: Float[Tensor, "batch height width"] | None = None,
+    ) -> KeypointSMPLOutput:
+        """All readings from pictures (and masks) of the encoder's size, as training needs them."""
+        return self.head(self.encoder(picture) if mask is None else self.encoder(picture, mask))
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 size size"],
+        mask: Shaped[Tensor, "batch size size"] | None = None,
+    ) -> HMROutput:
         """Estimate from normalised crops (`geometry.crops.crop_pictures`).
 
+        Args:
+            mask: The person in the same crops, 0 to 1, for models with `takes_mask`.
+
         Raises:
-            ValueError: The crops are not `crop_size` pixels wide and high.
+            ValueError: The crops are not `crop_size` pixels wide and high, or the model takes no mask.
         """
         if tuple(pixels.shape[-2:]) != (self.crop_size, self.crop_size):
             raise ValueError(
                 f"this model takes crops of {self.crop_size} x {self.crop_size} pixels, "
                 f"got {pixels.shape[-2]} x {pixels.shape[-1]}"
             )
-        output = self.estimate(F.avg_pool2d(pixels[..., self.margin : self.crop_size - self.margin], 2))
+        if mask is not None and not self.takes_mask:
+            raise ValueError("this model merges no tokens around a person and takes no mask")
+        middle = slice(self.margin, self.crop_size - self.margin)
+        picture = F.avg_pool2d(pixels[..., middle], 2)
+        output = self.estimate(picture, None if mask is None else F.max_pool2d(mask[..., middle].float(), 2))
         pose = output.pose
         return HMROutput(
             params=BodyParams(

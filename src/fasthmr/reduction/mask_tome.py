@@ -3,7 +3,7 @@
 Every second token is a source, the others are destinations. The sources most similar to a destination merge
 into it; tokens on the person take no part while background pairs remain. Without a mask this is plain ToMe.
 
-Only operations that every exporter translates exactly are used: sort, gather, scatter of sums, division.
+Only operations that exporters translate exactly are used: comparison, gather, scatter of sums, division.
 """
 
 from __future__ import annotations
@@ -74,17 +74,14 @@ def rank_sources(
     similarity = metric[:, first::2] @ metric[:, second::2].mT
     best, destination = similarity.max(-1)
     if person is None:
-        order = best.argsort(descending=True, stable=True)
-        background = order.new_full(order.shape[:1], order.shape[1])
-        return SourceRanking(order=order, destination=destination, background=background)
+        allowed = torch.ones_like(best, dtype=torch.bool)
+        return SourceRanking(order=_rank(best, allowed), destination=destination, background=allowed.sum(1))
 
     protected = person[:, first::2, None] | person[:, None, second::2]
     best_allowed, allowed_destination = similarity.masked_fill(protected, -torch.inf).max(-1)
     allowed = best_allowed > -torch.inf
-    by_similarity = torch.where(allowed, best_allowed, best).argsort(descending=True, stable=True)
-    allowed_first = allowed.gather(1, by_similarity).int().argsort(descending=True, stable=True)
     return SourceRanking(
-        order=by_similarity.gather(1, allowed_first),
+        order=_rank(torch.where(allowed, best_allowed, best), allowed),
         destination=torch.where(allowed, allowed_destination, destination),
         background=allowed.sum(1),
     )
@@ -208,6 +205,23 @@ MASK_TOME = MaskToMe()
 def _halves(source: Source) -> tuple[int, int]:
     """First position of the sources and of the destinations."""
     return (0, 1) if source == "even" else (1, 0)
+
+
+def _rank(
+    value: Float[Tensor, "batch items"], first: Bool[Tensor, "batch items"]
+) -> Int[Tensor, "batch items"]:
+    """Items by whether they go first, then by descending value, then by position.
+
+    Counts for each item those before it: no exporter translates a stable sort, and without one the order of
+    equal values would depend on the back end.
+    """
+    positions = torch.arange(value.shape[1], device=value.device)
+    mine, other = value[:, :, None], value[:, None, :]
+    mine_first, other_first = first[:, :, None], first[:, None, :]
+    earlier = (other > mine) | ((other == mine) & (positions < positions[:, None]))
+    before = (other_first & ~mine_first) | ((other_first == mine_first) & earlier)
+    place = before.sum(2)
+    return torch.zeros_like(place).scatter(1, place, positions.expand(value.shape[0], -1))
 
 
 def _sum_groups(

@@ -40,11 +40,17 @@ class TokenMergePlan:
             they are there. The default is the published schedule for 192 tokens.
         reducer: How they are chosen and averaged.
         prop_attn: Attend to a merged token as to the patches it stands for, in all blocks after a merge.
+        guided: Protect the person; False is plain ToMe.
+        min_share: See `mask_tokens.person_patches`.
+        dilate: See `mask_tokens.person_patches`.
     """
 
     counts: tuple[int, ...] = (40, 40, 22)
     reducer: MaskToMe = MASK_TOME
     prop_attn: bool = True
+    guided: bool = True
+    min_share: float | None = None
+    dilate: int = 0
 
     def __post_init__(self) -> None:
         if any(count < 0 for count in self.counts):
