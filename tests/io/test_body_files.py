@@ -23,6 +23,7 @@ from fasthmr.io.body_files import import_body_file, load_body_file, load_regress
 from fasthmr.io.body_schema import BODY_KEYS, check_body
 from fasthmr.io.restricted_pickle import read_pickle
 from fasthmr.io.safe_npz import read_npy, read_npz
+from tests.io.attacks import call, pickles_that_exhaust, pickles_with_code, stack_global
 from tests.io.legacy_pickle import Ch, Csc, Select, as_published, body_arrays, legacy_dumps
 
 SOURCE_ROOT = Path(body_files.__file__).parents[2]
@@ -155,22 +156,7 @@ def test_the_reader_loads_neither_chumpy_nor_scipy_nor_torch(tmp_path: Path) -> 
 # Files that attack
 
 
-def call(module: str, name: str, *arguments: object) -> bytes:
-    """Opcodes that call a global with text or number arguments."""
-    parts = [b"I%d\n" % a if isinstance(a, int) else b"S%r\n" % a for a in arguments]
-    return b"c" + f"{module}\n{name}\n".encode() + b"(" + b"".join(parts) + b"tR."
-
-
-def stack_global(module: str, name: str, argument: str) -> bytes:
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    return b"\x80\x04" + text(module) + text(name) + b"\x93" + text(argument) + b"\x85R."
-
-
 def gadgets(canary: Path) -> dict[str, bytes]:
-    touch = f"touch {canary}"
-    python = f"open({str(canary)!r}, 'w')"
     good = body_arrays(16)
     loop = Select(None, np.arange(3), (3,))
     loop.a = loop
@@ -186,25 +172,11 @@ def gadgets(canary: Path) -> dict[str, bytes]:
         return legacy_dumps({**good, "shapedirs": value}, 2)
 
     return {
-        "posix.system": call("posix", "system", touch),
-        "os.system": call("os", "system", touch),
-        "subprocess": call("subprocess", "getoutput", touch),
-        "eval": call("builtins", "eval", python),
-        "python 2 eval": call("__builtin__", "eval", python),
-        "getattr": call("builtins", "getattr", "a", "upper"),
-        "import": call("builtins", "__import__", "os"),
-        "numpy.load": call("numpy", "load", str(canary)),
-        "runpy": call("runpy", "run_path", str(canary)),
-        "instance of a class": b"(S%r\nios\nsystem\n." % touch,
-        "object opcode": b"(cos\nsystem\nS%r\no." % touch,
-        "dotted name": stack_global("numpy", "f2py.os.system", touch),
-        "dotted listed name": stack_global("chumpy.ch", "Ch.__init__.__globals__", touch),
-        "sibling of a listed name": call("chumpy.ch", "ChLambda", touch),
-        "module name of another type": b"\x80\x04K\x01K\x02\x93.",
-        "extension": b"\x80\x02\x82\x01.",
-        "persistent id": b"Pos.system\n.",
+        **pickles_with_code(canary),
+        **pickles_that_exhaust(),
+        "dotted listed name": stack_global("chumpy.ch", "Ch.__init__.__globals__", "a"),
+        "sibling of a listed name": call("chumpy.ch", "ChLambda", "a"),
         "instance of another type": b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nNNtR.",
-        "other text codec": call("_codecs", "encode", "a", "zip"),
         "array called directly": b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ftR.",
         "state on a listed type": b"\x80\x02cchumpy.ch\nCh\n}U\x01xK\x01sb.",
         "object array": legacy_dumps({**good, "v_template": np.array([{}, 1], dtype=object)}, 2),
@@ -219,12 +191,6 @@ def gadgets(canary: Path) -> dict[str, bytes]:
         "sparse columns unsorted": legacy_dumps({**good, "J_regressor": unsorted}, 2),
         "short data": cut.replace(good["v_template"].tobytes(), good["v_template"].tobytes()[:-8]),
         "truncated": cut[: len(cut) // 2],
-        "deep marks": b"(" * 10**6,
-        "deep lists": b"\x80\x04" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
-        "memo index": b"\x80\x02Nr\xff\xff\xff\x7f.",
-        "vast length": b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"x.",
-        "empty": b"",
-        "text": b"not a pickle at all",
     }
 
 

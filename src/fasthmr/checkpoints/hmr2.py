@@ -14,6 +14,7 @@ from fasthmr.checkpoints.decoder_keys import decoder_renames, decoder_sizes
 from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
 from fasthmr.checkpoints.plain_vit import VIT_BY_WIDTH, vit_from_shapes
+from fasthmr.encoders.registry import encoder_config
 from fasthmr.errors import CheckpointMismatch
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
@@ -66,12 +67,19 @@ def _config(shapes: Shapes, path: Path) -> HMRConfig:
         raise CheckpointMismatch(f"{path}: {error}") from error
 
 
+_DECODERS = {(6, 512, 1024): "large", (3, 64, 128): "small"}
+"""Published decoders by depth, width of the attention in all, and width of the feed-forward network."""
+
+
 def _preset(shapes: Shapes) -> str | None:
-    """By the width and depth of the encoder and the width of the decoder's attention."""
-    inner = shapes.get("smpl_head.transformer.transformer.layers.0.1.fn.to_q.weight", (0,))[0]
-    size = VIT_BY_WIDTH.get(shapes["backbone.pos_embed"][-1])
-    decoder = {512: "large", 64: "small"}.get(inner)
-    if size is None or decoder is None:
+    try:
+        config = _config(shapes, Path())
+    except CheckpointMismatch:
+        return None
+    size = VIT_BY_WIDTH[shapes["backbone.pos_embed"][-1]]
+    head = config.head
+    decoder = _DECODERS.get((head.depth, head.heads * head.head_dim, head.mlp_dim))
+    if decoder is None or config.encoder != encoder_config(size):
         return None
     usual = "large" if size == "vit_h" else "small"
     return f"hmr2_{size}" if decoder == usual else f"hmr2_{size}_{decoder}"
