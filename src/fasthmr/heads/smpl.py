@@ -131,7 +131,7 @@ class SMPLHead(nn.Module):
         bbox_info = bbox_info.to(self.init_cam.dtype)
         if self.config.token_input == "bbox":
             return bbox_info
-        return torch.cat([bbox_info, *(part.expand(len(bbox_info), -1) for part in estimate)], dim=-1)
+        return torch.cat([bbox_info, *(part.expand(bbox_info.shape[0], -1) for part in estimate)], dim=-1)
 
     def _output(
         self,
