@@ -242,9 +242,10 @@ def find_tensors(content: Any, path: Path) -> tuple[dict[str, Placed], list[str]
         key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, _Tensor))
     ]
     if wrong:
-        kind = type(content[wrong[0]]).__name__.lstrip("_")
+        first = content[wrong[0]]
+        kind = "sparse or quantised" if isinstance(first, _OtherTensor) else type(first).__name__.lstrip("_")
         raise UnsafeFileError(
-            f"{path}: {len(wrong)} entries of its state dict are not tensors, first {printable(wrong[0])!r} "
+            f"{path}: {len(wrong)} entries of its state dict are not plain tensors, first {printable(wrong[0])!r} "
             f"({kind}); save the state dict of the model alone"
         )
     placed = {}

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pickle
+import re
 import stat
 import struct
 import sys
@@ -32,6 +33,8 @@ _MAX_TENSORS = 2**15
 _MAX_NAME = 400
 _MAX_METADATA_BYTES = 2**18
 _ZIP_LOCAL = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
+_UNSAFE_NAME = re.compile(r"^$|^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.?([/\\]|$)|\0")
+"""Absolute, climbing, or cut short."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_HEAD = pickle.dumps(_LEGACY_MAGIC, protocol=2)
 """First bytes of the plain pickles that torch.save wrote."""
@@ -213,22 +216,17 @@ def _checked_members(archive: zipfile.ZipFile, file: IO[bytes], size: int) -> di
     end = 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         name = info.orig_filename
-        parts = name.split("/")
-        if (
-            not name
-            or name.startswith(("/", "\\"))
-            or {"..", "."} & set(parts)
-            or {"\\", ":", "\0"} & set(name)
-        ):
+        if _UNSAFE_NAME.search(name):
             raise ValueError(f"a member with the unsafe name {printable(name)!r}")
         if name in members:
             raise ValueError(f"two members with the name {printable(name)!r}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(f"{printable(name)!r} is compressed or encrypted; torch.save does neither")
+        encoding = "utf-8" if info.flag_bits & 0x800 else "cp437"
         file.seek(info.header_offset)
         signature, name_length, extra_length = _ZIP_LOCAL.unpack(file.read(_ZIP_LOCAL.size))
         place = info.header_offset + _ZIP_LOCAL.size + name_length + extra_length
-        if signature != b"PK\x03\x04" or file.read(name_length) != name.encode():
+        if signature != b"PK\x03\x04" or file.read(name_length) != name.encode(encoding):
             raise ValueError(f"{printable(name)!r} is not where the archive says")
         if info.file_size != info.compress_size or info.header_offset < end or place + info.file_size > size:
             raise ValueError(f"{printable(name)!r} declares {info.file_size} bytes that are not there")
