@@ -32,17 +32,22 @@ def transfer_params(params: BodyParams, source: BodyModel, target: BodyModel) ->
         raise ValueError(
             f"body '{target.name}' has {target.num_joints} joints, at least {SHARED_JOINTS} are needed"
         )
-    if target.num_joints == source.num_joints:
-        body_pose = params.body_pose
-    else:
-        shared = params.body_pose[..., : SHARED_JOINTS - 1, :, :]
-        rest = torch.eye(3, dtype=shared.dtype, device=shared.device)
-        rest = rest.expand(*shared.shape[:-3], target.num_joints - SHARED_JOINTS, 3, 3)
-        body_pose = torch.cat([shared, rest], dim=-3)
+    body_pose = fit_pose(params.body_pose, target)
     betas = _fit_betas(source, target, params.betas)
     moved = _hips(source, params.betas, params.global_orient) - _hips(target, betas, params.global_orient)
     transl = moved if params.transl is None else params.transl + moved
     return BodyParams(global_orient=params.global_orient, body_pose=body_pose, betas=betas, transl=transl)
+
+
+def fit_pose(
+    body_pose: Float[Tensor, "*batch joints_1 3 3"], body: BodyModel
+) -> Float[Tensor, "*batch target_1 3 3"]:
+    """Rotations for the joints of a body of the SMPL family; of other bodies only those that all share."""
+    if body_pose.shape[-3] == body.num_joints - 1:
+        return body_pose
+    shared = body_pose[..., : SHARED_JOINTS - 1, :, :]
+    rest = torch.eye(3, dtype=shared.dtype, device=shared.device)
+    return torch.cat([shared, rest.expand(*shared.shape[:-3], body.num_joints - SHARED_JOINTS, 3, 3)], dim=-3)
 
 
 def _rest_joints(

@@ -57,8 +57,8 @@ class Pipeline:
         model: Name of a preset ("default" for the one that comes with the package), a weight file in a
             published layout or as fasthmr writes it, or a module that takes (batch, 3, crop_size, crop_size)
             normalised crops to an `HMROutput`. Its attribute `trained_body` says which body its parameters
-            mean, "free" (if absent) or "smpl"; `crop_aspect` and `crop_antialias` how it wants its crops;
-            with `takes_camera` it is called with `geometry.cameras.bbox_info` as well.
+            mean, "free" (if absent), "smpl" or "smplx"; `crop_aspect` and `crop_antialias` how it wants its
+            crops; with `takes_camera` it is called with `geometry.cameras.bbox_info` as well.
         task: "mesh", or "pose" for 2D keypoints: of a `PoseModel` such as ViTPose, or those of a model of
             meshes, from its heat maps if it has COCO's, else from the mesh.
         body: An SMPL, SMPL-H or SMPL-X file or body to show instead of the free body that comes along.
@@ -271,13 +271,17 @@ class Pipeline:
 
     def _body_of_params(self, free_body: BodyModel) -> BodyModel:
         """The body that the model's parameters mean."""
-        if getattr(self.model, "trained_body", "free") == "free":
+        trained_body = getattr(self.model, "trained_body", "free")
+        if trained_body == "free":
             return free_body
-        if self.body is free_body:
+        if self.body is free_body and not isinstance(self.model, PoseModel):
+            family = {"smpl": "SMPL", "smplx": "SMPL-X"}[trained_body]
             _log.warning(
-                "model '%s' was trained on SMPL; on the free body its shapes and places are approximate, "
-                "give body=FILE with your SMPL file",
+                "model '%s' was trained on %s; on the free body its shapes and places are approximate, "
+                "give body=FILE with your %s file",
                 self.model_name,
+                family,
+                family,
             )
         return self.body
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_NAMES
-from fasthmr.body.transfer import transfer_params
+from fasthmr.body.transfer import fit_pose, transfer_params
 from fasthmr.data.records import POINT_NAMES
 from fasthmr.errors import ResourceError, UnsafeFileError, UsageError
 from fasthmr.geometry.cameras import bbox_info, crop_camera_to_full, project
@@ -159,7 +159,8 @@ def place_people(
     where the crop camera saw it.
 
     Args:
-        params_body: The body that the model's parameters mean.
+        params_body: The body that the model's parameters mean, or one of the same family: joints that the
+            model does not give stay at rest, and shape coefficients that the body lacks are left out.
         body: The body to show.
     """
     scale_and_shift = output.camera.double().cpu()
@@ -180,8 +181,8 @@ def place_people(
     given = output.params
     params = BodyParams(
         global_orient=given.global_orient,
-        body_pose=given.body_pose,
-        betas=given.betas,
+        body_pose=fit_pose(given.body_pose, params_body),
+        betas=given.betas[:, : params_body.num_betas],
         transl=transl.to(given.betas),
     )
     if body is not params_body:
