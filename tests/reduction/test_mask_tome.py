@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fasthmr.layers.attention import SelfAttention, proportional_attention
 from fasthmr.layers.tokens import TokenState
+from fasthmr.reduction import mask_tome
 from fasthmr.reduction.mask_tome import MaskToMe, TokenMatch, match_tokens, merge_tokens, rank_sources
 
 few = settings(max_examples=25, deadline=None)
@@ -106,6 +107,19 @@ def test_without_a_person_the_mask_changes_nothing(seed, tokens):
     plain = match_tokens(metric, None, tokens // 3)
     assert torch.equal(masked.group, plain.group)
     assert torch.equal(masked.edges, plain.edges)
+
+
+@few
+@given(
+    values=st.lists(st.integers(-2, 2), min_size=1, max_size=12),
+    flags=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_counting_ranks_as_sorting_does(values, flags):
+    value = torch.tensor([values], dtype=torch.float32)
+    first = torch.tensor([flags[: len(values)]])
+    expected = sorted(range(len(values)), key=lambda i: (not flags[i], -values[i], i))
+    assert mask_tome._rank(value, first)[0].tolist() == expected
+    assert mask_tome._rank_by_counting(value, first)[0].tolist() == expected
 
 
 @few

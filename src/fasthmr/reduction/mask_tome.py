@@ -147,16 +147,18 @@ def merge_tokens(state: TokenState, match: TokenMatch, *, size_weighted: bool = 
     def total(values: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch slots channels"]:
         return _sum_groups(values, match.group, slots)
 
+    def share(weight: Float[Tensor, "batch tokens 1"]) -> Float[Tensor, "batch tokens 1"]:
+        """Of each member in its group; exactly 1 for a token that stays alone."""
+        return weight / total(weight).gather(1, match.group[..., None])
+
     dtype = torch.promote_types(state.tokens.dtype, torch.float32)  # half precision is too coarse for sums
-    old_size = state.size.to(dtype)[..., None]
-    weight = old_size if size_weighted else torch.ones_like(old_size)
-    size = total(old_size)
-    tokens = total(state.tokens * weight) / (size if size_weighted else total(weight))
-    positions = total(state.positions * old_size) / size
+    size = state.size.to(dtype)[..., None]
+    by_size = share(size)
+    weight = by_size if size_weighted else share(torch.ones_like(size))
     return TokenState(
-        tokens=tokens.to(state.tokens.dtype),
-        size=size[..., 0].to(state.size.dtype),
-        positions=positions.to(state.positions.dtype),
+        tokens=total(state.tokens * weight).to(state.tokens.dtype),
+        size=total(size)[..., 0].to(state.size.dtype),
+        positions=total(state.positions * by_size).to(state.positions.dtype),
         group=match.group.gather(1, state.group),
     )
 
@@ -210,11 +212,17 @@ def _halves(source: Source) -> tuple[int, int]:
 def _rank(
     value: Float[Tensor, "batch items"], first: Bool[Tensor, "batch items"]
 ) -> Int[Tensor, "batch items"]:
-    """Items by whether they go first, then by descending value, then by position.
+    """Items by whether they go first, then by descending value, then by position."""
+    if torch.compiler.is_exporting():
+        return _rank_by_counting(value, first)
+    order = value.argsort(descending=True, stable=True)
+    return order.gather(1, first.gather(1, order).byte().argsort(descending=True, stable=True))
 
-    Counts for each item those before it: no exporter translates a stable sort, and without one the order of
-    equal values would depend on the back end.
-    """
+
+def _rank_by_counting(
+    value: Float[Tensor, "batch items"], first: Bool[Tensor, "batch items"]
+) -> Int[Tensor, "batch items"]:
+    """The same from the number of items before each. Slower, but exporters know no stable sort."""
     positions = torch.arange(value.shape[1], device=value.device)
     mine, other = value[:, :, None], value[:, None, :]
     mine_first, other_first = first[:, :, None], first[:, None, :]
@@ -231,10 +239,9 @@ def _sum_groups(
     batch, tokens, channels = values.shape
     offset = slots * torch.arange(batch, device=values.device)[:, None]
     rows = (group + offset).reshape(batch * tokens, 1).expand(-1, channels)
-    zeros = values.new_zeros(batch * slots, channels)
-    return zeros.scatter_add(0, rows, values.reshape(batch * tokens, channels)).reshape(
-        batch, slots, channels
-    )
+    sums = values.new_zeros(batch * slots, channels)
+    sums.scatter_add_(0, rows, values.reshape(batch * tokens, channels))
+    return sums.reshape(batch, slots, channels)
 
 
 def _common_count(background: Int[Tensor, "batch"], count: int) -> int:
