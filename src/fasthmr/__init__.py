@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsafeFileError,
         UsageError,
     )
-    from fasthmr.results import Clip, Person
+    from fasthmr.results import Clip, Person, PoseClip, PosePerson
     from fasthmr.runtime.pipeline import Pipeline
     from fasthmr.zoo import create_model, list_models
 
@@ -39,6 +39,8 @@ __all__ = [
     "PartialFailure",
     "Person",
     "Pipeline",
+    "PoseClip",
+    "PosePerson",
     "ResourceError",
     "UnsafeFileError",
     "UsageError",
@@ -51,6 +53,8 @@ _HOME = {
     "Clip": "fasthmr.results",
     "Person": "fasthmr.results",
     "Pipeline": "fasthmr.runtime.pipeline",
+    "PoseClip": "fasthmr.results",
+    "PosePerson": "fasthmr.results",
     "create_model": "fasthmr.zoo",
     "list_models": "fasthmr.zoo",
 }
