@@ -11,11 +11,11 @@ from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 from fasthmr.zoo.registry import Preset, register_preset
 
 
-def _fasthmr(token_stride: Literal[8, 16], depth: int) -> KeypointHMRConfig:
+def _fasthmr(blocks: tuple[int, int, int], token_stride: Literal[8, 16], depth: int) -> KeypointHMRConfig:
     channels = (32, 64, 128)
     return KeypointHMRConfig(
         encoder=ConvViTConfig(
-            widths=channels, blocks=(1, 2, 2), token_stride=token_stride, depth=depth, heads=4
+            widths=channels, blocks=blocks, token_stride=token_stride, depth=depth, heads=4
         ),
         head=KeypointSMPLConfig(
             channels=channels, token_stride=token_stride, map_channels=32, dim=128, depth=3, heads=4
@@ -26,12 +26,12 @@ def _fasthmr(token_stride: Literal[8, 16], depth: int) -> KeypointHMRConfig:
 register_preset(
     Preset(
         name="fasthmr_s",
-        config=partial(_fasthmr, 16, 4),
+        config=partial(_fasthmr, (1, 2, 2), 16, 4),
         description="Default: 128x96 picture, convolution stem, 4 ViT blocks, keypoint-guided head",
     ),
     Preset(
         name="fasthmr_m",
-        config=partial(_fasthmr, 8, 12),
+        config=partial(_fasthmr, (1, 2, 1), 8, 12),
         description="128x96 picture, convolution stem, 12 ViT blocks on 192 tokens, keypoint-guided head",
     ),
 )
