@@ -31,7 +31,7 @@ from torch import Tensor
 from fasthmr.errors import InputError, UsageError, did_you_mean
 from fasthmr.geometry.cameras import default_focal, fov_to_focal, intrinsics
 from fasthmr.io.exif import read_focal
-from fasthmr.runtime.calibration import read_calibration
+from fasthmr.runtime.calibration import Calibration, read_calibration
 
 CameraSource = Literal["focal", "fov", "calib", "exif", "network", "hmr2"]
 """Where a camera comes from: three ways to say it, EXIF data, an intrinsics network, HMR 2.0's long lens."""
@@ -86,7 +86,7 @@ class IntrinsicsEstimator:
     Args:
         focal: Focal length in pixels.
         fov_deg: Horizontal field of view in degrees.
-        calib: Camera file, see `runtime.calibration`.
+        calib: Camera file, or what was read from it, see `runtime.calibration`.
         choice: One of `CHOICES`, or "network" to use `network` whatever the EXIF data say.
         network: Estimates focal lengths where needed.
         takes_camera: Whether the model's pose depends on the camera.
@@ -101,7 +101,7 @@ class IntrinsicsEstimator:
         *,
         focal: float | None = None,
         fov_deg: float | None = None,
-        calib: str | Path | None = None,
+        calib: str | Path | Calibration | None = None,
         choice: str = "auto",
         network: IntrinsicsNetwork | None = None,
         takes_camera: bool = False,
@@ -112,7 +112,7 @@ class IntrinsicsEstimator:
                 "this model has no intrinsics network; give the weight file of one, or focal, fov or calib"
             )
         self.focal, self.fov_deg, self.choice = focal, fov_deg, choice
-        self.calibration = None if calib is None else read_calibration(calib)
+        self.calibration = read_calibration(calib) if isinstance(calib, str | Path) else calib
         self.network = network
         self.takes_camera = takes_camera
         self._known: OrderedDict[Hashable, PictureCamera] = OrderedDict()
@@ -228,9 +228,7 @@ class IntrinsicsEstimator:
         return camera
 
 
-def check_camera_options(
-    focal: float | None, fov_deg: float | None, calib: str | Path | None, choice: str
-) -> None:
+def check_camera_options(focal: float | None, fov_deg: float | None, calib: object, choice: str) -> None:
     """Refuses camera options that exclude each other or are out of range.
 
     Raises:

@@ -19,6 +19,7 @@ from fasthmr.errors import UsageError
 from fasthmr.models.pose import PoseModel
 from fasthmr.results import Clip, PoseClip, PosePerson
 from fasthmr.runtime.boxes_file import BoxesFile
+from fasthmr.runtime.calibration import read_calibration
 from fasthmr.runtime.detect import Detector, check_boxes, load_detector
 from fasthmr.runtime.intrinsics import CHOICES, IntrinsicsEstimator, PictureCamera, check_camera_options
 from fasthmr.runtime.loading import (
@@ -101,6 +102,7 @@ class Pipeline:
             raise UsageError("batch_size and max_persons are at least 1")
         self.task: Task = check_task(task)
         network_file = _is_network_file(focal, fov_deg, calib, intrinsics)
+        calibration = None if calib is None else read_calibration(calib)
         self.max_persons, self.batch_size = max_persons, batch_size
         self.device = choose_device(device)
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
@@ -115,7 +117,7 @@ class Pipeline:
         self.cameras = IntrinsicsEstimator(
             focal=focal,
             fov_deg=fov_deg,
-            calib=calib,
+            calib=calibration,
             choice="network" if network_file else str(intrinsics),
             network=None if network is None else network.to(self.device).eval(),
             takes_camera=takes_camera(self.model),
