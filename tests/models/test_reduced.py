@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fasthmr.benchmark.counters import count
+from fasthmr.checkpoints.config_json import config_to_json
+from fasthmr.checkpoints.files import open_weights, save_weights
+from fasthmr.checkpoints.loading import build_model, plan_from_file
 from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import UsageError
@@ -17,10 +21,12 @@ from fasthmr.models.camera_hmr import CameraHMR, CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
 from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig, reduce_model
-from fasthmr.reduction.eclm import LayerMergePlan
+from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tokens import ellipse_mask
+from fasthmr.reduction.mask_tome import MaskToMe
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 from fasthmr.types import HMROutput
+from fasthmr.zoo.registry import preset
 
 VIT = ViTConfig(dim=16, depth=4, heads=2, image_size=(128, 96), drop_path=0.2)
 HEAD = SMPLHeadConfig(context_dim=16, dim=24, depth=2, heads=2, head_dim=8, mlp_dim=16)
@@ -92,6 +98,35 @@ def test_a_reduced_model_rebuilds_from_its_configuration_and_weights(make):
     assert isinstance(reduced.encoder, ReducedEncoder)
     assert len(reduced.encoder.inner.blocks) == 2 and len(model.encoder.blocks) == 4
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in reduced.parameters()}
+
+
+@torch.no_grad()
+def test_the_file_of_a_reduced_model_is_enough(tmp_path):
+    rules = (MergeRule(kind="blend", weight=0.5, linear_only=True), MergeRule())
+    tokens = replace(TOKENS, dilate=1, reducer=MaskToMe(order="raster"))
+    reduced = reduce_model(make_hmr(), layers=replace(LAYERS, rules=rules), tokens=tokens)
+    path = tmp_path / "reduced.safetensors"
+    save_weights(reduced, path, dtype=torch.float32, metadata={"config": config_to_json(reduced.config)})
+    loaded = build_model(plan_from_file(open_weights(path))).eval()
+    assert isinstance(loaded, HMR) and loaded.config == reduced.config
+    assert_same(loaded(crops(), masks()), reduced(crops(), masks()))
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "params", "layers_only", "both"),
+    [("hmr2_vit_h", 28, 591.5, 107.5, 52.8), ("camerahmr_vit_h", 26, 619.0, 121.3, 70.7)],
+)
+def test_counts_of_table_12(name, depth, params, layers_only, both):
+    config: Any = preset(name).config()
+    groups = (*((block,) for block in range(depth - 1)), tuple(range(depth - 1, 32)))
+    reduced = ReducedEncoderConfig(
+        source=config.encoder, layers=LayerMergePlan(groups=groups), output="tokens"
+    )
+    merged = count(replace(config, encoder=reduced))
+    assert merged.table_params / 1e6 == pytest.approx(params, abs=0.05)
+    assert merged.table_macs / 1e9 == pytest.approx(layers_only, abs=0.05)
+    fast = count(replace(config, encoder=replace(reduced, tokens=TokenMergePlan())))
+    assert fast.table_macs / 1e9 == pytest.approx(both, abs=0.05)
 
 
 @torch.no_grad()

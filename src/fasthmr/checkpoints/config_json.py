@@ -19,6 +19,10 @@ from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 from fasthmr.models.pose import PoseConfig
+from fasthmr.models.reduced import ReducedEncoderConfig
+from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
+from fasthmr.reduction.mask_tome import MaskToMe
+from fasthmr.reduction.tome_schedule import TokenMergePlan
 
 
 def config_to_json(config: Any) -> str:
@@ -41,9 +45,14 @@ def config_from_json(text: str) -> Any:
         HumanFoVConfig,
         KeypointHMRConfig,
         KeypointSMPLConfig,
+        LayerMergePlan,
+        MaskToMe,
+        MergeRule,
         PoseConfig,
+        ReducedEncoderConfig,
         SMPLHeadConfig,
         SMPLXHeadConfig,
+        TokenMergePlan,
     )
     types: dict[str, type] = {cls.__name__: cls for cls in parts}
     types.update((type(config).__name__, type(config)) for config in map(encoder_config, list_encoders()))
