@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -19,34 +22,27 @@ from safetensors.torch import save
 
 from fasthmr import cli
 from fasthmr.errors import UnsafeFileError
+from fasthmr.io import weight_index
 from fasthmr.io.isolated import Limits
 from fasthmr.io.weight_index import LIMITS
 from fasthmr.zoo import create_model, load_model
+from tests.checkpoints.peak_memory import peak_growth
 from tests.checkpoints.torch_archive import archive, old_file, tensor
 from tests.io.attacks import call, pickles_that_exhaust, pickles_with_code, stack_global
 from tests.io.legacy_pickle import Csc, Select, body_arrays, legacy_dumps
 
 Write = Callable[[Path], object]
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
 
 @contextmanager
 def bounded(canary: Path) -> Iterator[None]:
-    """Under 5 s and 50 MB in this process (where the system tells), and the canary is not written."""
-    if _CLEAR.exists():
-        _CLEAR.write_text("5")  # the peak starts anew
-    before, start = _peak_kib(), time.perf_counter()
-    yield
+    """Under 5 s and 50 MB in this process, and the canary is not written."""
+    start = time.perf_counter()
+    with peak_growth() as grown:
+        yield
     assert time.perf_counter() - start < 5
-    assert _peak_kib() - before < 50 * 1024
+    assert grown.kib < 50 * 1024
     assert not canary.exists()
-
-
-def _peak_kib() -> int:
-    if not _STATUS.exists():
-        return 0
-    return int(next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def refused_by_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -312,3 +308,45 @@ def test_a_configuration_that_claims_any_depth(tmp_path: Path) -> None:
         header({"w": entry(), "__metadata__": {"config": text}})(tmp_path / "w.safetensors")
         with bounded(tmp_path / "canary"), pytest.raises(UnsafeFileError):
             load_model(tmp_path / "w.safetensors")
+
+
+def test_damaged_bytes_raise_only_the_declared_error(tmp_path: Path) -> None:
+    """Byte mutations of good files, under the limits of the reading process."""
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    weights = {"a": torch.ones(3), "b": torch.nn.Parameter(torch.ones(2, 2)), "c": torch.tensor(True)}
+    content = {"state_dict": weights, "epoch": 1, "args": argparse.Namespace(a=1)}
+    torch.save(content, seeds / "new.ckpt")
+    torch.save(content, seeds / "old.ckpt", _use_new_zipfile_serialization=False)
+    (seeds / "w.safetensors").write_bytes(save({"a": torch.ones(3), "b": torch.ones(2, 2)}))
+    code = """
+import random, sys, time
+from pathlib import Path
+from fasthmr.errors import UnsafeFileError
+from fasthmr.io import isolated, weight_index
+isolated.limit_process(weight_index.LIMITS)
+folder, dice = Path(sys.argv[1]), random.Random(0)
+seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
+victim, refused, accepted = folder.parent / "victim", 0, 0
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    data = bytearray(dice.choice(seeds))
+    for _ in range(dice.choice((1, 1, 2, 8))):
+        data[dice.randrange(len(data))] = dice.choice((0, 40, 46, 82, 98, 255, dice.randrange(256)))
+    if dice.random() < 0.1:
+        del data[dice.randrange(len(data)):]
+    victim.write_bytes(data)
+    try:
+        weight_index.index_weights(victim)
+        accepted += 1
+    except UnsafeFileError:
+        refused += 1
+print(refused, accepted)
+"""
+    root = Path(weight_index.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, seeds], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    refused, accepted = map(int, done.stdout.split())
+    assert refused > 100 and accepted > 0

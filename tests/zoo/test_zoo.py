@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.checkpoints.hmr2 import HMR2_TABLE
@@ -11,7 +12,15 @@ from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import CheckpointMismatch, UsageError
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
-from fasthmr.zoo import create_model, list_models, preset, pretrained_file, register_preset, registry
+from fasthmr.zoo import (
+    create_model,
+    list_models,
+    load_model,
+    preset,
+    pretrained_file,
+    register_preset,
+    registry,
+)
 
 TINY = HMRConfig(
     encoder=ViTConfig(dim=24, depth=1, heads=2, image_size=(32, 16)),
@@ -92,3 +101,34 @@ def test_pretrained_needs_weights_in_the_package(tiny_preset, tmp_path, monkeypa
         and loaded.state_dict()[key].dtype == tensor.dtype
         for key, tensor in model.state_dict().items()
     )
+
+
+def test_models_of_their_files_alone(tiny_preset, tmp_path):
+    torch.manual_seed(5)
+    model = TINY.build()
+    save_weights(model, tmp_path / "w.safetensors", dtype=torch.float32, metadata={"preset": "tiny"})
+    again = load_model(tmp_path / "w.safetensors")
+    assert again.config == TINY and again.trained_body == "smpl" and not again.training
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in again.parameters())
+    save_weights(model, tmp_path / "alone.safetensors")
+    with pytest.raises(CheckpointMismatch, match="no known layout"):
+        load_model(tmp_path / "alone.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithTable:
+    def build(self):
+        model = nn.Linear(2, 2)
+        model.register_buffer("table", torch.arange(3), persistent=False)
+        return model
+
+
+def test_what_a_file_does_not_hold_is_computed(tiny_preset, tmp_path):
+    """Tensors that a model makes for itself survive although the model is first made without memory."""
+    register_preset(replace(tiny_preset, name="table", config=_WithTable, layout=registry.OWN_TABLE))
+    model = _WithTable().build()
+    save_weights(model, tmp_path / "w.safetensors", dtype=torch.float32)
+    again = create_model("table", checkpoint=tmp_path / "w.safetensors")
+    assert again.table.tolist() == [0, 1, 2]
+    assert torch.equal(again.weight, model.weight)

@@ -207,9 +207,7 @@ def _target(path: Path, out: Path | str | None) -> Path:
 
 def _with_intrinsics(config: Any, network: Any, path: Path) -> Any:
     if not isinstance(config, CameraHMRConfig) or not isinstance(network, HumanFoVConfig):
-        raise UsageError(
-            f"{path}: --intrinsics puts HumanFoV weights into a CameraHMR model; this pair is another"
-        )
+        raise UsageError(f"{path}: intrinsics are HumanFoV weights for a CameraHMR model; these are not")
     return replace(config, intrinsics=network)
 
 

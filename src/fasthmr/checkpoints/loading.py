@@ -25,6 +25,7 @@ from fasthmr.checkpoints.keymap import (
     shapes_of,
 )
 from fasthmr.checkpoints.layouts import config_of, find_layout, layout_of_table, suggest, unknown_layout
+from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.errors import CheckpointMismatch, UnsafeFileError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def plan_from_file(weights: WeightFile) -> LoadPlan:
         name, licence = "fasthmr", weights.metadata.get("licence", "")
     elif layout is not None:
         config, table = config_of(layout, weights.shapes, weights.path), layout.table
-        name, licence, preset = layout.name, layout.licence, layout.preset(weights.shapes)
+        name, licence = layout.name, layout.licence
+        preset = layout.preset(weights.shapes) if _has_known_encoder(config) else None
     else:
         raise unknown_layout(weights.shapes, weights.path)
     match, outline = _match(config, weights, table, preset or name, "")
@@ -168,6 +170,12 @@ class _NoRandomNumbers(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init" or func.__name__ in ("normal_", "uniform_"):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def _has_known_encoder(config: Any) -> bool:
+    """Whether the encoder, if there is one, is one of those that have names."""
+    encoder = getattr(config, "encoder", None)
+    return encoder is None or encoder in map(encoder_config, list_encoders())
 
 
 def _candidates(weights: WeightFile, config: Any, layout: Any, own: bool) -> Iterator[Any]:

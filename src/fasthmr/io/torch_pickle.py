@@ -245,8 +245,8 @@ def find_tensors(content: Any, path: Path) -> tuple[dict[str, Placed], list[str]
         first = content[wrong[0]]
         kind = "sparse or quantised" if isinstance(first, _OtherTensor) else type(first).__name__.lstrip("_")
         raise UnsafeFileError(
-            f"{path}: {len(wrong)} entries of its state dict are not plain tensors, first {printable(wrong[0])!r} "
-            f"({kind}); save the state dict of the model alone"
+            f"{path}: {len(wrong)} entries of its state dict are not plain tensors, first "
+            f"{printable(wrong[0])!r} ({kind}); save the state dict of the model alone"
         )
     placed = {}
     for key, record in content.items():
