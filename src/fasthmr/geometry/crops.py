@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from fasthmr.geometry.boxes import hmr2_square, require_boxes
@@ -65,64 +62,56 @@ def normalize(rgb: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*ba
 def _cut(
     picture: UInt8[Tensor, "height width 3"], center: list[float], side: float, size: int, antialias: bool
 ) -> Float[Tensor, "size size 3"]:
-    """One crop in grey levels; rows and columns are sampled separately because the square is upright."""
+    """One crop in grey levels.
+
+    Blur and sampling are one weighted sum along each axis, so that only pixels that the crop needs are read.
+    """
     reduction = side / size / 2
     sigma = (reduction - 1) / 2 if antialias and reduction > 1.1 else 0.0
-    margin = math.ceil(_BLUR_TRUNCATE * sigma) + 1
-    cx, cy = center
     height, width = picture.shape[:2]
-    left, right = _covered(cx, side, width, margin)
-    top, bottom = _covered(cy, side, height, margin)
-    if left >= right or top >= bottom:
-        return torch.zeros(size, size, 3, device=picture.device)
-    region = picture[top:bottom, left:right].float()
-    if sigma > 0:
-        region = _gaussian_blur(region, sigma)
-    columns = _sample_positions(cx - left, side, size, snap=sigma > 0, like=region)
-    rows = _sample_positions(cy - top, side, size, snap=sigma > 0, like=region)
-    return _sample(_sample(region, rows).transpose(0, 1), columns).transpose(0, 1)
+    (rows, row_weights), (columns, column_weights) = (
+        _taps(middle, side, size, length, sigma, picture.device)
+        for middle, length in zip(reversed(center), (height, width), strict=True)
+    )
+    left, right = int(columns.min()), int(columns.max()) + 1
+    narrow = _weighted_sum(picture[:, left:right], rows, row_weights).transpose(0, 1)
+    return _weighted_sum(narrow, columns - left, column_weights).transpose(0, 1)
 
 
-def _covered(center: float, side: float, length: int, margin: int) -> tuple[int, int]:
-    """Pixels of an axis that a square reads, with a margin, as a half-open range inside the picture."""
-    first = math.floor(center - side / 2) - margin
-    last = math.ceil(center + side / 2) + margin
-    return max(first, 0), min(last + 1, length)
+def _taps(
+    center: float, side: float, size: int, length: int, sigma: float, device: torch.device
+) -> tuple[Int[Tensor, "taps size"], Float[Tensor, "taps size"]]:
+    """Source pixels along one axis that each crop pixel is made of, and their weights.
 
-
-def _sample_positions(
-    center: float, side: float, size: int, *, snap: bool, like: Tensor
-) -> Float[Tensor, "size"]:
-    """Source coordinate of every crop pixel along one axis.
-
-    With `snap` they are multiples of 1/32 pixel, as the released code's warp has them for blurred pictures.
+    Linear interpolation, zero outside, in a picture that a Gaussian blurred, its edge pixels repeated.
+    Positions of blurred pictures are multiples of 1/32 pixel, as the released code's warp has them.
     """
-    steps = torch.arange(size, dtype=torch.float64, device=like.device)
+    steps = torch.arange(size, dtype=torch.float64, device=device)
     positions = (steps - size / 2) * (side / size) + center
-    return (positions * 32).round() / 32 if snap else positions
-
-
-def _sample(
-    pixels: Float[Tensor, "length other 3"], positions: Float[Tensor, "size"]
-) -> Float[Tensor, "size other 3"]:
-    """Linear interpolation along the first axis, zero outside."""
+    kernel = steps.new_ones(1)
+    if sigma > 0:
+        positions = (positions * 32).round() / 32
+        radius = int(_BLUR_TRUNCATE * sigma + 0.5)
+        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).to(steps) / sigma) ** 2)
+        kernel = kernel / kernel.sum()
     below = positions.floor()
-    weight_above = positions - below
-    result = pixels.new_zeros(len(positions), *pixels.shape[1:])
-    for index, weight in ((below, 1 - weight_above), (below + 1, weight_above)):
-        inside = (index >= 0) & (index < len(pixels))
-        rows = pixels[index.clamp(0, len(pixels) - 1).long()]
-        result += rows * (weight * inside).to(pixels.dtype)[:, None, None]
+    above_weight = positions - below
+    below_weight = (1 - above_weight) * ((below >= 0) & (below < length))
+    above_weight = above_weight * ((below >= -1) & (below < length - 1))
+    nothing = kernel.new_zeros(1)
+    weights = torch.outer(torch.cat((kernel, nothing)), below_weight)
+    weights += torch.outer(torch.cat((nothing, kernel)), above_weight)
+    offsets = torch.arange(len(kernel) + 1, device=device) - len(kernel) // 2
+    return (below + offsets[:, None]).clamp(0, length - 1).long(), weights.float()
+
+
+def _weighted_sum(
+    pixels: Shaped[Tensor, "length other 3"],
+    index: Int[Tensor, "taps size"],
+    weights: Float[Tensor, "taps size"],
+) -> Float[Tensor, "size other 3"]:
+    """Along the first axis."""
+    result = torch.zeros(index.shape[1], *pixels.shape[1:], device=pixels.device)
+    for rows, weight in zip(index, weights, strict=True):
+        result.addcmul_(pixels[rows].float(), weight[:, None, None])
     return result
-
-
-def _gaussian_blur(pixels: Float[Tensor, "height width 3"], sigma: float) -> Float[Tensor, "height width 3"]:
-    """Separable Gaussian with the edge pixels repeated outside."""
-    radius = int(_BLUR_TRUNCATE * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=pixels.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(pixels.dtype)
-    channels = pixels.permute(2, 0, 1)[:, None]
-    padded = F.pad(channels, (radius, radius, radius, radius), mode="replicate")
-    blurred = F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])
-    return blurred[:, 0].permute(1, 2, 0)
