@@ -304,7 +304,18 @@ def test_a_configuration_that_claims_any_depth(tmp_path: Path) -> None:
     header({"w": entry(), "__metadata__": {"config": json.dumps(config)}})(tmp_path / "w.safetensors")
     with bounded(tmp_path / "canary"), pytest.raises(UnsafeFileError, match="do not fill the model"):
         load_model(tmp_path / "w.safetensors")
-    for text in ("{}", "[", '{"type": "os.system"}', json.dumps({**config, "dim": 10**12}), "1" * 10**5):
+    vast = [json.dumps({**config, key: 10**9}) for key in ("dim", "depth", "patch_size")]
+    head = json.dumps({"type": "HMRConfig", "encoder": "x", "head": 3})
+    for text in (
+        "{}",
+        "[",
+        "1",
+        '{"type": "os.system"}',
+        '{"type": ["ViTConfig"]}',
+        "1" * 10**5,
+        head,
+        *vast,
+    ):
         header({"w": entry(), "__metadata__": {"config": text}})(tmp_path / "w.safetensors")
         with bounded(tmp_path / "canary"), pytest.raises(UnsafeFileError):
             load_model(tmp_path / "w.safetensors")

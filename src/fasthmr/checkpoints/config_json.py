@@ -24,6 +24,9 @@ from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tome import MaskToMe
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 
+_MAX_NUMBER = 2**20
+"""No size of a model is larger; a stranger's file must not make us count any further."""
+
 
 def config_to_json(config: Any) -> str:
     """A nested configuration; each carries the name of its class under `type`."""
@@ -58,7 +61,7 @@ def config_from_json(text: str) -> Any:
     types.update((type(config).__name__, type(config)) for config in map(encoder_config, list_encoders()))
     try:
         return _from_plain(json.loads(text), types)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UnsafeFileError(f"not a model configuration: {error}") from error
 
 
@@ -74,4 +77,6 @@ def _from_plain(value: Any, types: dict[str, type]) -> Any:
         return tuple(_from_plain(item, types) for item in value)
     if isinstance(value, dict):
         return types[value["type"]](**{k: _from_plain(v, types) for k, v in value.items() if k != "type"})
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        raise ValueError(f"a size of over {_MAX_NUMBER}")
     return value

@@ -239,7 +239,7 @@ def _outline(config: Any, weights: WeightFile) -> Shapes:
     hook = register_module_module_registration_hook(count)
     try:
         return shapes_of(build_empty(config).state_dict())
-    except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
+    except (ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointMismatch(f"{weights.path}: describes a model that cannot be made ({error})") from None
     finally:
         hook.remove()
