@@ -57,7 +57,7 @@ def test_help_is_quick_and_needs_neither_torch_nor_cv2() -> None:
     assert not modules & {"torch", "cv2", "numpy", "tyro"}
 
 
-@pytest.mark.parametrize("command", ["demo", "predict", "convert", "models", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "predict", "convert", "import", "models", "doctor"])
 def test_help_of_commands_needs_neither_torch_nor_cv2(command: str) -> None:
     code = (
         "import sys; from fasthmr.cli import main; code = main([sys.argv[1], '--help']);"
