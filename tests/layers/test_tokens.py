@@ -30,6 +30,20 @@ def test_unmerging_spreads_a_token_over_its_group():
     assert merged.unmerge((2, 2))[0, 0].tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
+def test_a_token_is_marked_by_any_of_its_patches():
+    state = TokenState.from_grid(torch.zeros(1, 4, 1), (2, 2))
+    marks = torch.tensor([[False, True, False, False]])
+    assert not state.merged
+    assert torch.equal(state.any_patch(marks), marks)
+    group = torch.tensor([[0, 1, 1, 0]])
+    merged = TokenState(
+        tokens=state.tokens[:, :2], size=state.size[:, :2] * 2, positions=state.positions[:, :2], group=group
+    )
+    assert merged.merged
+    assert merged.any_patch(marks).tolist() == [[False, True]]
+    assert not merged.any_patch(torch.zeros_like(marks)).any()
+
+
 def test_the_grid_must_fit():
     with pytest.raises(ValueError, match="do not fill"):
         TokenState.from_grid(torch.zeros(1, 5, 4), (2, 3))

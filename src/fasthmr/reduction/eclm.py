@@ -40,10 +40,13 @@ class MergeRule:
     linear_only: bool = False
 
     def __call__(self, stack: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
-        """One tensor out of the same tensor of each block, computed in double precision."""
+        """One tensor out of the same tensor of each block, computed in double precision.
+
+        Where nothing has to be computed, it is that of a block itself and no copy.
+        """
         first, last = stack[0], stack[-1]
         if self.kind in ("keep_first", "keep_last") or len(stack) == 1:
-            return (first if self.kind == "keep_first" else last).clone()
+            return first if self.kind == "keep_first" else last
         values = [tensor.double() for tensor in stack]
         if self.kind == "mean":
             merged = torch.stack(values).mean(0)
@@ -106,12 +109,14 @@ def merge_tensors(states: Sequence[State], rule: MergeRule) -> dict[str, Tensor]
         stack = [state[key] for state in states]
         linear = _is_linear(key, states[0])
         fixed = not tensor.is_floating_point() or (rule.linear_only and not linear)
-        merged[key] = tensor.clone() if fixed else rule(stack)
+        merged[key] = tensor if fixed else rule(stack)
     return merged
 
 
 def merge_state(state: State, plan: LayerMergePlan, prefix: str = "blocks.") -> dict[str, Tensor]:
     """A source checkpoint as one of the merged model: blocks merged and numbered anew, all else as it is.
+
+    What is not merged shares its memory with the source.
 
     Args:
         prefix: What stands before the number of a block in the keys.
