@@ -216,7 +216,8 @@ def test_a_camera_network_joins_its_model(tmp_path: Path) -> None:
         context_dim=384, depth=3, heads=4, head_dim=16, mlp_dim=128, token_input="camera", aux_keypoints=44
     )
     model = CameraHMRConfig(encoder=replace(VIT_S, depth=1), head=head, intrinsics=None)
-    network = HumanFoVConfig(backbone=HRNetConfig(width=8), hidden=16)
+    small = HRNetConfig(width=4, modules=(1, 1, 1), blocks=1, bottlenecks=1, stem=8)
+    network = HumanFoVConfig(backbone=small, hidden=16)
     table, camera_table = preset("camerahmr_vit_h").layout, preset("humanfov_hrnet_w48").layout
     torch.save({"state_dict": published(model, table)}, tmp_path / "camera.ckpt")
     unused = {"fc2.bias": torch.zeros(16)}
