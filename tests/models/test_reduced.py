@@ -24,6 +24,7 @@ from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig, reduce_
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tokens import ellipse_mask
 from fasthmr.reduction.mask_tome import MaskToMe
+from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 from fasthmr.types import HMROutput
 from fasthmr.zoo.registry import preset
@@ -239,9 +240,8 @@ def test_onnx_equals_eager(tmp_path):
 
     reduced = reduce_model(make_hmr(), layers=LAYERS, tokens=TOKENS).encoder
     picture, mask = crops()[..., 16:112].contiguous(), masks()[..., 16:112].float()
-    program = torch.onnx.export(
-        reduced, (picture, mask), dynamo=True, dynamic_shapes=({0: "batch"}, {0: "batch"}), verbose=False
-    )
+    dynamic = ({0: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC})
+    program = torch.onnx.export(reduced, (picture, mask), dynamo=True, dynamic_shapes=dynamic, verbose=False)
     path = tmp_path / "reduced.onnx"
     program.save(path)
     session = onnxruntime.InferenceSession(path)
@@ -251,6 +251,67 @@ def test_onnx_equals_eager(tmp_path):
         (features,) = session.run(None, given)
         expected = reduced(picture[:batch], mask[:batch])[-1]
         torch.testing.assert_close(torch.from_numpy(features), expected, rtol=0, atol=1e-4)
+
+
+def make_self_mask(after: int = 0) -> SelfMaskHead:
+    torch.manual_seed(1)
+    head = SelfMaskConfig(dim=16, hidden=4, after=after, threshold=0.5).build().eval()
+    with torch.no_grad():  # half of the patches
+        head.fc2.bias.copy_(-(head(torch.randn(1, 99, 16)) - head.fc2.bias).median())
+    return head
+
+
+@pytest.mark.parametrize(("make", "after"), [(make_hmr, 0), (make_hmr, 1), (make_keypoint_hmr, 0)])
+@torch.no_grad()
+def test_a_model_that_finds_the_person_itself(tmp_path, make, after):
+    plan = TokenMergePlan(counts=(0, 10)) if after else TOKENS
+    model = make()
+    reduced = reduce_model(model, tokens=plan, self_mask=make_self_mask(after))
+    assert not reduced.takes_mask
+    path = tmp_path / "self_mask.safetensors"
+    save_weights(reduced, path, dtype=torch.float32, metadata={"config": config_to_json(reduced.config)})
+    loaded: Any = build_model(plan_from_file(open_weights(path))).eval()
+    assert loaded.config == reduced.config
+    assert_same(loaded(crops()), reduced(crops()))
+
+    # the same as a mask that covers the patches which the head marks
+    picture: Tensor = reduced.picture(crops())
+    _, _, person = reduced.encoder.start(picture)
+    assert person is not None and 0 < int(person.sum()) < person.numel()
+    stride = reduced.encoder.strides[-1]
+    mask = person.unflatten(1, reduced.encoder.grid)
+    mask = mask.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    if model.encoder.patch_padding == 0:
+        given = reduce_model(model, tokens=plan)
+        torch.testing.assert_close(given.encoder(picture, mask)[-1], reduced.encoder(picture)[-1])
+
+
+def test_self_mask_must_fit():
+    with pytest.raises(ValueError, match="no tokens merge around"):
+        reduce_model(make_hmr(), self_mask=make_self_mask())
+    with pytest.raises(ValueError, match="begin the plan's counts with 1 zeros"):
+        reduce_model(make_hmr(), tokens=TOKENS, self_mask=make_self_mask(1))
+    with pytest.raises(ValueError, match="reads tokens of 8, the encoder has 16"):
+        reduce_model(make_hmr(), tokens=TOKENS, self_mask=SelfMaskConfig(dim=8).build())
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch about its own exporter
+@torch.no_grad()
+def test_self_mask_in_onnx_equals_eager(tmp_path):
+    import onnxruntime
+
+    plan = TokenMergePlan(counts=(0, 10, 5))
+    reduced = reduce_model(make_hmr(), tokens=plan, self_mask=make_self_mask(1)).encoder
+    picture = crops()[..., 16:112].contiguous()
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.onnx.export(reduced, (picture,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    path = tmp_path / "self_mask.onnx"
+    program.save(path)
+    session = onnxruntime.InferenceSession(path)
+    (name,) = [given.name for given in session.get_inputs()]
+    (features,) = session.run(None, {name: picture[:1].numpy()})
+    torch.testing.assert_close(torch.from_numpy(features), reduced(picture[:1])[-1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.compile

@@ -22,6 +22,7 @@ from fasthmr.models.pose import PoseConfig
 from fasthmr.models.reduced import ReducedEncoderConfig
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tome import MaskToMe
+from fasthmr.reduction.self_mask import SelfMaskConfig
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 
 _MAX_NUMBER = 2**20
@@ -55,6 +56,7 @@ def config_from_json(text: str) -> Any:
         ReducedEncoderConfig,
         SMPLHeadConfig,
         SMPLXHeadConfig,
+        SelfMaskConfig,
         TokenMergePlan,
     )
     types: dict[str, type] = {cls.__name__: cls for cls in parts}

@@ -73,17 +73,29 @@ class CropModel(nn.Module):
         Raises:
             ValueError: The crops are not `crop_size` pixels wide and high, or the model takes no mask.
         """
+        picture = self.picture(pixels)
+        if mask is None:
+            return self.encoder(picture)[-1]
+        if not self.takes_mask:
+            raise ValueError("this model merges no tokens around a person and takes no mask")
+        return self.encoder(picture, self.picture_mask(mask))[-1]
+
+    def picture(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 height width"]:
+        """What the encoder sees of square crops.
+
+        Raises:
+            ValueError: The crops are not `crop_size` pixels wide and high.
+        """
         if tuple(pixels.shape[-2:]) != (self.crop_size, self.crop_size):
             raise ValueError(
                 f"this model takes crops of {self.crop_size} x {self.crop_size} pixels, "
                 f"got {pixels.shape[-2]} x {pixels.shape[-1]}"
             )
-        middle = slice(self.margin, self.crop_size - self.margin)
-        if mask is None:
-            return self.encoder(pixels[..., middle])[-1]
-        if not self.takes_mask:
-            raise ValueError("this model merges no tokens around a person and takes no mask")
-        return self.encoder(pixels[..., middle], mask[..., middle])[-1]
+        return pixels[..., self.margin : self.crop_size - self.margin]
+
+    def picture_mask(self, mask: Shaped[Tensor, "batch size size"]) -> Shaped[Tensor, "batch height width"]:
+        """The same part of masks of square crops."""
+        return mask[..., self.margin : self.crop_size - self.margin]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,23 @@ class KeypointHMR(nn.Module):
         """As for `models.hmr.CropModel`."""
         return getattr(self.encoder, "takes_mask", False)
 
+    def picture(self, pixels: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 height width"]:
+        """What the encoder sees of square crops.
+
+        Raises:
+            ValueError: The crops are not `crop_size` pixels wide and high.
+        """
+        if tuple(pixels.shape[-2:]) != (self.crop_size, self.crop_size):
+            raise ValueError(
+                f"this model takes crops of {self.crop_size} x {self.crop_size} pixels, "
+                f"got {pixels.shape[-2]} x {pixels.shape[-1]}"
+            )
+        return F.avg_pool2d(pixels[..., self.margin : self.crop_size - self.margin], 2)
+
+    def picture_mask(self, mask: Shaped[Tensor, "batch size size"]) -> Float[Tensor, "batch height width"]:
+        """The same part of masks of square crops."""
+        return F.max_pool2d(mask[..., self.margin : self.crop_size - self.margin].float(), 2)
+
     def estimate(
         self,
         picture: Float[Tensor, "batch 3 height width"],
@@ -85,16 +102,10 @@ class KeypointHMR(nn.Module):
         Raises:
             ValueError: The crops are not `crop_size` pixels wide and high, or the model takes no mask.
         """
-        if tuple(pixels.shape[-2:]) != (self.crop_size, self.crop_size):
-            raise ValueError(
-                f"this model takes crops of {self.crop_size} x {self.crop_size} pixels, "
-                f"got {pixels.shape[-2]} x {pixels.shape[-1]}"
-            )
+        picture = self.picture(pixels)
         if mask is not None and not self.takes_mask:
             raise ValueError("this model merges no tokens around a person and takes no mask")
-        middle = slice(self.margin, self.crop_size - self.margin)
-        picture = F.avg_pool2d(pixels[..., middle], 2)
-        output = self.estimate(picture, None if mask is None else F.max_pool2d(mask[..., middle].float(), 2))
+        output = self.estimate(picture, None if mask is None else self.picture_mask(mask))
         pose = output.pose
         return HMROutput(
             params=BodyParams(

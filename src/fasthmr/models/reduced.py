@@ -21,6 +21,7 @@ from fasthmr.layers.block import TransformerBlock
 from fasthmr.layers.tokens import TokenState
 from fasthmr.reduction.eclm import LayerMergePlan, merge_layers
 from fasthmr.reduction.mask_tokens import ellipse_mask, person_patches
+from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
 from fasthmr.reduction.tome_schedule import TokenMergePlan, run_blocks
 
 
@@ -50,18 +51,40 @@ class ReducedEncoderConfig:
         output: "grid": every patch carries the token that stands for it, for heads that need the map; an
             attention head then reads a merged token as often as the patches it stands for. "tokens": the
             merged tokens in one column, each once, for heads that know no positions, as published.
+        self_mask: Let a head on the model's own tokens find the person; masks are then neither needed nor
+            taken. `training.self_mask` trains it.
     """
 
     source: ViTConfig | ConvViTConfig
     layers: LayerMergePlan | None = None
     tokens: TokenMergePlan | None = None
     output: Literal["grid", "tokens"] = "grid"
+    self_mask: SelfMaskConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.self_mask is not None:
+            self._check_self_mask(self.self_mask)
         if self.layers is not None and self.layers.source_depth != self.source.depth:
             raise ValueError(
                 f"ReducedEncoderConfig: groups of {self.layers.source_depth} blocks, "
                 f"the encoder has {self.source.depth}"
+            )
+
+    def _check_self_mask(self, head: SelfMaskConfig) -> None:
+        source = self.source
+        dim = source.dim if isinstance(source, ViTConfig) else source.widths[-1]
+        if self.tokens is None or not self.tokens.guided:
+            raise ValueError(
+                "ReducedEncoderConfig: self_mask has no use where no tokens merge around a person"
+            )
+        if head.dim != dim:
+            raise ValueError(
+                f"ReducedEncoderConfig: self_mask reads tokens of {head.dim}, the encoder has {dim}"
+            )
+        if head.after > self.inner.depth or any(self.tokens.counts[: head.after]):
+            raise ValueError(
+                f"ReducedEncoderConfig: tokens merge before block {head.after}, where self_mask marks the "
+                f"person; begin the plan's counts with {head.after} zeros"
             )
 
     @property
@@ -94,7 +117,9 @@ class ReducedEncoder(nn.Module):
         self.config = config
         self.inner = inner
         self.channels, self.strides, self.grid = encoder.channels, encoder.strides, encoder.grid
-        self.takes_mask = config.tokens is not None and config.tokens.guided
+        self.self_mask = None if config.self_mask is None else config.self_mask.build()
+        guided = config.tokens is not None and config.tokens.guided
+        self.takes_mask = guided and self.self_mask is None
         if config.tokens is not None:
             config.tokens.token_counts(self.grid[0] * self.grid[1], len(encoder.blocks))
 
@@ -109,7 +134,10 @@ class ReducedEncoder(nn.Module):
             mask: The person, 0 to 1, in pixels of the picture. None stands for the ellipse that fills the
                 picture; `mask_tokens.ellipse_mask` of the detection box is closer.
         """
-        maps, state = self.merge(image, mask)
+        return self.features(*self.merge(image, mask))
+
+    def features(self, maps: list[Tensor], state: TokenState) -> list[Tensor]:
+        """What `forward` returns, from what `merge` does."""
         if self.config.output == "grid":
             return [*maps, state.unmerge(self.grid)]
         return [*maps, state.tokens.mT[..., None]]
@@ -125,13 +153,35 @@ class ReducedEncoder(nn.Module):
             ValueError: Picture or mask have another size.
         """
         encoder: TokenEncoder = self.inner
+        maps, state, person = self.start(image, mask)
+        first = self.first_merge
+        state = run_blocks(encoder.blocks[first:], state, plan=self.config.tokens, first=first, person=person)
+        return maps, replace(state, tokens=encoder.last_norm(state.tokens))
+
+    @property
+    def first_merge(self) -> int:
+        """The block before which `start` stops: the first one, or that before which `self_mask` reads."""
+        return 0 if self.config.self_mask is None else self.config.self_mask.after
+
+    def start(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        mask: Shaped[Tensor, "batch mask_height mask_width"] | None = None,
+    ) -> tuple[list[Tensor], TokenState, Bool[Tensor, "batch patches"] | None]:
+        """Maps finer than the tokens, what enters block `first_merge`, and which patches are on the person.
+
+        Raises:
+            ValueError: As for `merge`.
+        """
+        encoder: TokenEncoder = self.inner
         size = (image.shape[-2], image.shape[-1])
         if size != self.config.image_size:
             raise ValueError(f"this encoder takes pictures of {self.config.image_size} (h, w), got {size}")
         maps, state = encoder.before_blocks(image)
-        person = self._person(image, mask) if self.takes_mask else None
-        state = run_blocks(encoder.blocks, state, plan=self.config.tokens, person=person)
-        return maps, replace(state, tokens=encoder.last_norm(state.tokens))
+        if self.self_mask is None:
+            return maps, state, self._person(image, mask) if self.takes_mask else None
+        state = run_blocks(encoder.blocks[: self.first_merge], state)
+        return maps, state, self.self_mask.person(state.tokens)
 
     def _person(self, image: Tensor, mask: Tensor | None) -> Bool[Tensor, "batch patches"]:
         height, width = self.config.image_size
@@ -158,11 +208,18 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def reduce_model(
-    model: Model, *, layers: LayerMergePlan | None = None, tokens: TokenMergePlan | None = None
+    model: Model,
+    *,
+    layers: LayerMergePlan | None = None,
+    tokens: TokenMergePlan | None = None,
+    self_mask: SelfMaskHead | None = None,
 ) -> Model:
     """A copy of a model with merged layers, merged tokens, or both; the model itself stays as it is.
 
     Heads that read a set of tokens get the merged ones; others get the grid.
+
+    Args:
+        self_mask: What finds the person in place of a mask; trained for this model (`training.self_mask`).
 
     Raises:
         UsageError: The encoder has no ViT blocks, or is reduced already.
@@ -177,10 +234,16 @@ def reduce_model(
         raise UsageError(f"{type(encoder).__name__} has no ViT blocks; only these can be merged")
     reads_set = hasattr(whole.head, "from_tokens")
     reduced = ReducedEncoderConfig(
-        source=config, layers=layers, tokens=tokens, output="tokens" if reads_set else "grid"
+        source=config,
+        layers=layers,
+        tokens=tokens,
+        output="tokens" if reads_set else "grid",
+        self_mask=None if self_mask is None else self_mask.config,
     )
     inner = copy.deepcopy(encoder) if layers is None else merge_layers(encoder, layers.groups, layers.rules)
     replacement = ReducedEncoder(reduced, inner).train(encoder.training)
+    if self_mask is not None:
+        replacement.self_mask = copy.deepcopy(self_mask).train(encoder.training)
     result: Any = copy.deepcopy(model, {id(encoder): replacement})
     result.config = replace(whole.config, encoder=reduced)
     return result
