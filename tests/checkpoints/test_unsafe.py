@@ -6,8 +6,6 @@ import argparse
 import io
 import json
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -22,13 +20,12 @@ from safetensors.torch import save
 
 from fasthmr import cli
 from fasthmr.errors import UnsafeFileError
-from fasthmr.io import weight_index
 from fasthmr.io.isolated import Limits
 from fasthmr.io.weight_index import LIMITS
 from fasthmr.zoo import create_model, load_model
 from tests.checkpoints.peak_memory import peak_growth
 from tests.checkpoints.torch_archive import archive, old_file, tensor
-from tests.io.attacks import call, pickles_that_exhaust, pickles_with_code, stack_global
+from tests.io.attacks import call, fuzz, pickles_that_exhaust, pickles_with_code, stack_global
 from tests.io.legacy_pickle import Csc, Select, body_arrays, legacy_dumps
 
 Write = Callable[[Path], object]
@@ -330,34 +327,5 @@ def test_damaged_bytes_raise_only_the_declared_error(tmp_path: Path) -> None:
     torch.save(content, seeds / "new.ckpt")
     torch.save(content, seeds / "old.ckpt", _use_new_zipfile_serialization=False)
     (seeds / "w.safetensors").write_bytes(save({"a": torch.ones(3), "b": torch.ones(2, 2)}))
-    code = """
-import random, sys, time
-from pathlib import Path
-from fasthmr.errors import UnsafeFileError
-from fasthmr.io import isolated, weight_index
-isolated.limit_process(weight_index.LIMITS)
-folder, dice = Path(sys.argv[1]), random.Random(0)
-seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
-victim, refused, accepted = folder.parent / "victim", 0, 0
-end = time.monotonic() + 3
-while time.monotonic() < end:
-    data = bytearray(dice.choice(seeds))
-    for _ in range(dice.choice((1, 1, 2, 8))):
-        data[dice.randrange(len(data))] = dice.choice((0, 40, 46, 82, 98, 255, dice.randrange(256)))
-    if dice.random() < 0.1:
-        del data[dice.randrange(len(data)):]
-    victim.write_bytes(data)
-    try:
-        weight_index.index_weights(victim)
-        accepted += 1
-    except UnsafeFileError:
-        refused += 1
-print(refused, accepted)
-"""
-    root = Path(weight_index.__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, seeds], capture_output=True, text=True, cwd=root, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    refused, accepted = map(int, done.stdout.split())
+    refused, accepted = fuzz(seeds, "fasthmr.io.weight_index", "index_weights", 3)
     assert refused > 100 and accepted > 0

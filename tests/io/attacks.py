@@ -4,7 +4,54 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
+
+SOURCE_ROOT = Path(__file__).parents[2] / "src"
+
+_FUZZ = """
+import random, sys, time
+from importlib import import_module
+from pathlib import Path
+from fasthmr.errors import UnsafeFileError
+from fasthmr.io.isolated import limit_process
+folder, module, dice = Path(sys.argv[1]), import_module(sys.argv[2]), random.Random(0)
+limit_process(module.LIMITS)
+read = eval(sys.argv[3], vars(module))
+seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
+victim, refused, accepted = folder.parent / "victim", 0, 0
+end = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < end:
+    data = bytearray(dice.choice(seeds))
+    for _ in range(dice.choice((1, 1, 2, 8))):
+        data[dice.randrange(len(data))] = dice.choice((0, 40, 46, 82, 98, 255, dice.randrange(256)))
+    if dice.random() < 0.1:
+        del data[dice.randrange(len(data)):]
+    victim.write_bytes(data)
+    try:
+        read(victim)
+        accepted += 1
+    except UnsafeFileError:
+        refused += 1
+print(refused, accepted)
+"""
+
+
+def fuzz(seeds: Path, module: str, read: str, seconds: float) -> tuple[int, int]:
+    """Reads byte mutations of the files in a folder, under the limits of the reading process.
+
+    Args:
+        read: A function of a path, as an expression in the namespace of `module`.
+
+    Returns:
+        How many were refused with the declared error, and how many were read; any other error fails.
+    """
+    command = [sys.executable, "-c", _FUZZ, str(seeds), module, read, str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=SOURCE_ROOT)
+    assert done.returncode == 0, done.stderr
+    refused, accepted = map(int, done.stdout.split())
+    return refused, accepted
 
 
 def call(module: str, name: str, *arguments: object) -> bytes:

@@ -23,7 +23,7 @@ from fasthmr.io.body_files import import_body_file, load_body_file, load_regress
 from fasthmr.io.body_schema import BODY_KEYS, check_body
 from fasthmr.io.restricted_pickle import read_pickle
 from fasthmr.io.safe_npz import read_npy, read_npz
-from tests.io.attacks import call, pickles_that_exhaust, pickles_with_code, stack_global
+from tests.io.attacks import call, fuzz, pickles_that_exhaust, pickles_with_code, stack_global
 from tests.io.legacy_pickle import Ch, Csc, Select, as_published, body_arrays, legacy_dumps
 
 SOURCE_ROOT = Path(body_files.__file__).parents[2]
@@ -400,31 +400,6 @@ def test_damaged_bytes_raise_only_the_declared_error(tmp_path: Path) -> None:
     np.savez(seeds / "stored.npz", **arrays)
     np.savez_compressed(seeds / "deflated.npz", **arrays)
     save_file(arrays, seeds / "body.safetensors")
-    code = """
-        import random, sys, time
-        from pathlib import Path
-        from fasthmr.errors import UnsafeFileError
-        from fasthmr.io import body_reader, isolated
-        isolated.limit_process(body_reader.LIMITS)
-        folder, dice = Path(sys.argv[1]), random.Random(0)
-        seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
-        victim, refused, accepted = folder.parent / "victim", 0, 0
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            data = bytearray(dice.choice(seeds))
-            for _ in range(dice.choice((1, 1, 2, 8))):
-                data[dice.randrange(len(data))] = dice.choice((0, 40, 46, 82, 98, 255, dice.randrange(256)))
-            if dice.random() < 0.1:
-                del data[dice.randrange(len(data)):]
-            victim.write_bytes(data)
-            try:
-                body_reader.run("body", victim, folder.parent / "out")
-                accepted += 1
-            except UnsafeFileError:
-                refused += 1
-        print(refused, accepted)
-    """
-    result = run_python(code, seeds)
-    assert result.returncode == 0, result.stderr
-    refused, accepted = map(int, result.stdout.split())
+    read = 'lambda path: run("body", path, path.with_name("out"))'
+    refused, accepted = fuzz(seeds, "fasthmr.io.body_reader", read, 4)
     assert refused > 100 and accepted > 0

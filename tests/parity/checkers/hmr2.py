@@ -21,7 +21,8 @@ from fasthmr.geometry.crops import crop_pictures
 from fasthmr.geometry.rotations import axis_angle_to_rotmat, rot6d_to_rotmat
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMR, HMRConfig
-from fasthmr.types import HMROutput
+from fasthmr.training.hmr2_losses import HMR2Labels, HMR2LossWeights, hmr2_losses, weighted_sum
+from fasthmr.types import BodyParams, HMROutput
 
 
 def vit_config(options: dict[str, Any]) -> ViTConfig:
@@ -182,24 +183,20 @@ def check_model(case: Case) -> Result:
 
 
 def _losses(case: Case, output: HMROutput, keypoints_2d: Tensor, keypoints_3d: Tensor) -> dict[str, Tensor]:
-    """The released training losses, plain sums as there (spec of the release, not ours to train with)."""
-    weights, pelvis = case.meta["config"]["loss_weights"], case.meta["config"]["pelvis_ind"]
-    truth = case.under("input")
-    points_2d, points_3d = truth["gt.keypoints_2d"], truth["gt.keypoints_3d"]
-    centred_truth = points_3d[..., :3] - points_3d[:, pelvis, None, :3]
-    centred = keypoints_3d - keypoints_3d[:, pelvis, None]
-    losses = {
-        "keypoints_2d": (points_2d[..., 2:] * (keypoints_2d - points_2d[..., :2]).abs()).sum(),
-        "keypoints_3d": (points_3d[..., 3:] * (centred - centred_truth).abs()).sum(),
-    }
-    for name, value in _params(output).items():
-        expected = truth[f"gt.smpl_params.{name}"]
-        if name != "betas":
-            expected = axis_angle_to_rotmat(expected.unflatten(-1, (-1, 3)))
-        labelled = truth[f"gt.has_smpl_params.{name}"]
-        losses[name] = (labelled * (value - expected).square().flatten(1).sum(1)).sum()
-    total = torch.stack([weights[name.upper()] * loss for name, loss in losses.items()]).sum()
-    return {"output/loss.total": total, **{f"output/loss.loss_{name}": loss for name, loss in losses.items()}}
+    truth, weights = case.under("input"), case.meta["config"]["loss_weights"]
+    names = ("global_orient", "body_pose", "betas")
+    true = {name: truth[f"gt.smpl_params.{name}"] for name in names}
+    for name in ("global_orient", "body_pose"):
+        true[name] = axis_angle_to_rotmat(true[name].unflatten(-1, (-1, 3)))
+    labels = HMR2Labels(
+        keypoints_2d=truth["gt.keypoints_2d"],
+        keypoints_3d=truth["gt.keypoints_3d"],
+        params=BodyParams(**true),
+        **{f"has_{name}": truth[f"gt.has_smpl_params.{name}"].float() for name in names},
+    )
+    terms = hmr2_losses(keypoints_2d, keypoints_3d, output.params, labels, case.meta["config"]["pelvis_ind"])
+    total = weighted_sum(terms, HMR2LossWeights(**{name: weights[name.upper()] for name in terms}))
+    return {"output/loss.total": total, **{f"output/loss.loss_{name}": term for name, term in terms.items()}}
 
 
 @checker("hmr2.crop")
