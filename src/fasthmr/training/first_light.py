@@ -29,6 +29,7 @@ from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.records import KEYPOINTS_IN_POINTS
 from fasthmr.data.shards import load_shards, write_shards
 from fasthmr.data.synthetic import package_assets
+from fasthmr.encoders.convvit import ConvViT
 from fasthmr.layers.block import TransformerBlock
 from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.training.lifter import LifterConfig, pretrain_lifter
@@ -183,7 +184,8 @@ def grow(model: KeypointHMR, path: Path) -> None:
     own = model.state_dict()
     taken = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
     model.load_state_dict({**own, **taken})
-    for index, block in enumerate(cast("list[TransformerBlock]", list(model.encoder.blocks))):
+    blocks = cast(ConvViT, model.encoder).blocks
+    for index, block in enumerate(cast("list[TransformerBlock]", list(blocks))):
         if not any(key.startswith(f"encoder.blocks.{index}.") for key in taken):
             for parameter in (*block.attn.proj.parameters(), *block.mlp.fc2.parameters()):
                 nn.init.zeros_(parameter)
