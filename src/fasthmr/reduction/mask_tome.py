@@ -79,7 +79,8 @@ def rank_sources(
 
     protected = person[:, first::2, None] | person[:, None, second::2]
     best_allowed, allowed_destination = similarity.masked_fill(protected, -torch.inf).max(-1)
-    allowed = best_allowed > -torch.inf
+    # Not `best_allowed > -inf`: to OpenVINO, the maximum of a row of -inf is the lowest finite number.
+    allowed = ~person[:, first::2] & (~person[:, second::2]).any(1, keepdim=True)
     return SourceRanking(
         order=_rank(torch.where(allowed, best_allowed, best), allowed),
         destination=torch.where(allowed, allowed_destination, destination),
