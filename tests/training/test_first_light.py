@@ -4,7 +4,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -75,24 +74,7 @@ def test_a_grown_model_starts_as_the_smaller_one(tmp_path):
     torch.testing.assert_close(deep(pixels).camera, small(pixels).camera)
 
 
-def write_records(directory: Path, count: int) -> None:
-    """A shard as the picture engine writes it, with noise for pictures."""
-    rng = np.random.default_rng(0)
-    directory.mkdir()
-    np.save(directory / "00000.rgbm.npy", rng.integers(0, 255, (count, 160, 160, 4), dtype=np.uint8))
-    rotations = axis_angle_to_rotmat(torch.from_numpy(rng.normal(size=(count, 24, 3)) * 0.3)).numpy()
-    np.savez(
-        directory / "00000.labels.npz",
-        index=np.arange(count),
-        rotations=rotations.astype(np.float32),
-        betas=rng.normal(size=(count, 10)).astype(np.float32),
-        joints_3d=rng.normal(size=(count, 35, 3)).astype(np.float32),
-        points_2d=rng.uniform(20, 140, (count, 35, 2)).astype(np.float32),
-        points_inside=np.ones((count, 35), dtype=bool),
-    )
-
-
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, write_records):
     from fasthmr.training.first_light import FirstLightConfig, train
 
     write_records(tmp_path / "records", 12)

@@ -156,7 +156,11 @@ class ReducedEncoder(nn.Module):
         maps, state, person = self.start(image, mask)
         first = self.first_merge
         state = run_blocks(encoder.blocks[first:], state, plan=self.config.tokens, first=first, person=person)
-        return maps, replace(state, tokens=encoder.last_norm(state.tokens))
+        return self.finish(maps, state)
+
+    def finish(self, maps: list[Tensor], state: TokenState) -> tuple[list[Tensor], TokenState]:
+        """What `merge` returns, from what leaves the last block."""
+        return maps, replace(state, tokens=self.inner.last_norm(state.tokens))
 
     @property
     def first_merge(self) -> int:
