@@ -80,7 +80,7 @@ class CropModel(nn.Module):
             raise ValueError("this model merges no tokens around a person and takes no mask")
         return self.encoder(picture, self.picture_mask(mask))[-1]
 
-    def picture(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 height width"]:
+    def picture(self, pixels: Float[Tensor, "batch 3 rows columns"]) -> Float[Tensor, "batch 3 height width"]:
         """What the encoder sees of square crops.
 
         Raises:
