@@ -45,6 +45,10 @@ class PartialFailure(FastHMRError):
     exit_code = 6
 
 
+class ExportError(FastHMRError):
+    """A model that cannot be exported, or whose exported form gives other numbers."""
+
+
 class MissingExtra(UsageError):
     """An optional dependency is not installed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal, cast
 
@@ -20,6 +21,8 @@ from fasthmr.models.dense_keypoints import DenseKeypointsModel
 from fasthmr.models.human_fov import HumanFoV
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
+
+_log = logging.getLogger(__name__)
 
 Task = Literal["mesh", "pose"]
 """What a pipeline looks for: body meshes, or COCO's 17 keypoints."""
@@ -48,17 +51,37 @@ def check_task(task: str) -> Task:
     return cast(Task, task)
 
 
-def load_model(model: str | Path | nn.Module, task: Task) -> nn.Module:
-    """A model for a task: a preset with the weights that come along, a weight file, or a module itself.
+def load_model(model: str | Path | nn.Module, task: Task, engine: str = "auto") -> nn.Module:
+    """A model for a task: a preset with the weights that come along, a weight file, an exported file, or a
+    module itself.
 
     Both tasks take models that give meshes (their keypoints are read off); the task "pose" also takes
     `PoseModel`.
 
+    Args:
+        engine: See `runtime.backends`; models that are not exported yet are exported for the time being.
+
     Raises:
-        UsageError: The preset is unknown or has no weights, or the model does not fit the task.
+        UsageError: The preset is unknown or has no weights, or the model does not fit the task or engine.
+        MissingExtra: The engine is not installed.
+        ExportError: The model cannot be run by the engine.
         InputError: The weight file is missing.
         UnsafeFileError: The weight file is damaged, unsafe or of no known model.
     """
+    from fasthmr.runtime.backends import ExportedModel, check_engine, is_exported, load_exported, with_engine
+
+    check_engine(engine)
+    if not isinstance(model, nn.Module) and is_exported(model):
+        exported = load_exported(model, engine)
+        loaded = _fitting(exported, _kind(exported), task, Path(model).name)
+    else:
+        loaded = with_engine(_load_module(model, task), engine)
+    if isinstance(loaded, ExportedModel):
+        _log.info("%s runs in %s, precision %s", loaded.info.model, loaded.engine, loaded.precision)
+    return loaded
+
+
+def _load_module(model: str | Path | nn.Module, task: Task) -> nn.Module:
     if isinstance(model, nn.Module):
         return _fitting(model, _kind(model), task, type(model).__name__)
     from fasthmr.zoo import create_model, list_models, preset

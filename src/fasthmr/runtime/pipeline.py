@@ -59,7 +59,8 @@ class Pipeline:
             published layout or as fasthmr writes it, or a module that takes (batch, 3, crop_size, crop_size)
             normalised crops to an `HMROutput`. Its attribute `trained_body` says which body its parameters
             mean, "free" (if absent), "smpl" or "smplx"; `crop_aspect` and `crop_antialias` how it wants its
-            crops; with `takes_camera` it is called with `geometry.cameras.bbox_info` as well.
+            crops; with `takes_camera` it is called with `geometry.cameras.bbox_info` as well. Or a file that
+            `runtime.export.export_model` wrote, .onnx or .xml.
         task: "mesh", or "pose" for 2D keypoints: of a `PoseModel` such as ViTPose, or those of a model of
             meshes, from its heat maps if it has COCO's, else from the mesh.
         body: An SMPL, SMPL-H or SMPL-X file or body to show instead of the free body that comes along.
@@ -74,10 +75,13 @@ class Pipeline:
         max_persons: Keep this many of the best detections in each picture.
         batch_size: Crops that pass the model at once; halved when memory runs out.
         device: "auto", "cpu", "cuda", or any torch device.
+        engine: What runs the model: "torch", or on the CPU "onnxruntime" or "openvino", for which the model
+            is exported (and compared) first unless it is an exported file. "auto" for what fits the file,
+            else torch. The precision that it computes in is logged.
 
     Raises:
-        UsageError: An unknown task, preset, detector or device, a model that does not fit the task, or
-            options that exclude each other.
+        UsageError: An unknown task, preset, detector, engine or device, a model that does not fit the task,
+            or options that exclude each other.
         InputError: A file is missing, or the camera file cannot be used.
         UnsafeFileError: A body or weight file is damaged or unsafe.
     """
@@ -97,6 +101,7 @@ class Pipeline:
         max_persons: int | None = None,
         batch_size: int = 16,
         device: str = "auto",
+        engine: str = "auto",
     ) -> None:
         if batch_size < 1 or (max_persons is not None and max_persons < 1):
             raise UsageError("batch_size and max_persons are at least 1")
@@ -107,7 +112,7 @@ class Pipeline:
         self.device = choose_device(device)
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
         model = DEFAULT_MODEL if model == "default" else model
-        self.model = load_model(model, self.task).to(self.device).eval()
+        self.model = load_model(model, self.task, engine).to(self.device).eval()
         self.model_name = _name(model)
         if isinstance(self.model, PoseModel):
             given = {"body": body, "focal": focal, "fov": fov_deg, "calib": calib}
