@@ -53,7 +53,7 @@ def run(
     monkeypatch.setattr(
         pipeline_module,
         "load_model",
-        lambda model, task: stand_in_model if model == "fasthmr_s" else load(model, task),
+        lambda model, *options: stand_in_model if model == "fasthmr_s" else load(model, *options),
     )
     monkeypatch.chdir(tmp_path)
 
@@ -470,6 +470,32 @@ def test_help_and_version(run: Run) -> None:
     assert run("--version").out == f"fasthmr {fasthmr.__version__}\n"
     for command in ("predict", "train", "report"):
         assert f"fasthmr {command}" in run(command, "--help").out
+
+
+def test_options_of_benchmarks_and_exports_are_checked_first(run: Run, make_picture) -> None:
+    make_picture(Path("a.png"))
+    for command in ("bench", "export"):
+        assert f"fasthmr {command}" in run(command, "--help").out
+    outcome = run("bench", "fasthmr_s", "--batch", "one")
+    assert outcome.code == 2 and "--batch one: whole numbers" in outcome.last
+    assert run("bench", "fasthmr_s", "--engine", "tensorflow").code == 2
+    assert "cannot export to 'onx'" in run("export", "fasthmr_s", "--to", "onx").last
+    outcome = run("export", "hmr2_vit_h")
+    assert outcome.code == 2 and "no weights for 'hmr2_vit_h'" in outcome.last
+    assert "unknown engine 'x'" in run("predict", "a.png", "--engine", "x", "--model", "fasthmr_m").last
+    assert "is exported already" in run("export", "x.onnx").last
+    assert "no such exported model" in run("predict", "a.png", "--model", "x.onnx").last
+
+
+def test_a_short_benchmark(run: Run) -> None:
+    outcome = run("bench", "fasthmr_s", "--batch", "1", "--seconds", "0", "--rounds", "1", "--json")
+    (row,) = json.loads(outcome.out)["rows"]
+    assert (row["model"], row["engine"], row["precision"], row["batch"]) == (
+        "fasthmr_s",
+        "torch",
+        "float32",
+        1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

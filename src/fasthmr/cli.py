@@ -55,6 +55,7 @@ def predict(
     resume: bool = False,
     batch_size: int = 16,
     device: str = "auto",
+    engine: str = "auto",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -63,7 +64,8 @@ def predict(
     Args:
         sources: Picture files, folders, globs, or .txt lists with one of these in a line.
         task: 'mesh', or 'pose' for COCO's 17 keypoints.
-        model: Name of a preset ('fasthmr models' lists them), or a weight file.
+        model: Name of a preset ('fasthmr models' lists them), a weight file, or an exported model
+            (.onnx, .xml).
         body: SMPL, SMPL-H or SMPL-X file to use instead of the free body.
         boxes: JSON or CSV file with the boxes of people in each picture.
         detector: 'auto', 'full' (one person fills the picture) or the path of an .onnx person detector.
@@ -80,6 +82,8 @@ def predict(
         resume: Skip pictures that a former run with the same settings finished.
         batch_size: People that pass the model at once.
         device: 'auto', 'cpu', 'cuda' or another torch device.
+        engine: What runs the model: 'auto' (torch, or what an exported file is for), 'torch', 'onnxruntime'
+            or 'openvino'. These run on the CPU, and a model that is not exported yet is, for this run.
         json: Write the outcome as JSON to the standard output.
         debug: Show the traceback of errors.
     """
@@ -112,6 +116,7 @@ def predict(
         max_persons=max_persons,
         batch_size=batch_size,
         device=device,
+        engine=engine,
     )
     reports = []
     total = len(found.pictures)
@@ -126,10 +131,16 @@ def predict(
     timings = summarise([report.timings for report in reports])
     for stage, seconds in timings.items():
         _say(f"{stage:>8} {1000 * seconds['median']:9.1f} ms median {seconds['total']:9.2f} s total")
+    _say(f"{'engine':>8} {pipeline.engine}")
     failed = [report for report in reports if report.status == "failed"]
     if json:
         _write_json(
-            {"items": [_as_json(report) for report in reports], "timings": timings, "failed": len(failed)}
+            {
+                "items": [_as_json(report) for report in reports],
+                "engine": pipeline.engine,
+                "timings": timings,
+                "failed": len(failed),
+            }
         )
     if failed and found.single and failed[0].error is not None:
         raise failed[0].error
@@ -206,6 +217,95 @@ def models(pattern: str = "*", /, json: bool = False, debug: bool = False) -> No
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(as_table(rows))
 
 
+def export(
+    model: str,
+    /,
+    to: str = "onnx,openvino",
+    out: Path = Path("exported"),
+    checkpoint: Path | None = None,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Write a model for other engines; every file is run and compared with the model before it is kept.
+
+    Args:
+        model: Preset ('default' for the one that comes with the package) or weight file.
+        to: Formats, separated by commas: onnx, openvino.
+        out: Folder for the files, which are named after the model.
+        checkpoint: Weights of the preset, where none come with the package.
+        json: Write the report as JSON.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.runtime.export import run_export
+
+    report = run_export(model, _split(to), out, checkpoint)
+    if json:
+        _write_json(report.as_json())
+    for file in report.files:
+        _say(
+            f"wrote {_printable(file.path)} ({file.bytes / 1e6:.1f} MB), {file.precision} in {file.engine}, "
+            f"largest difference {max(file.errors.values()):.1e}"
+        )
+
+
+def bench(
+    models: tuple[str, ...],
+    /,
+    batch: str = "1,8",
+    engine: str = "torch",
+    precision: str = "float32",
+    layers: int | None = None,
+    tokens: int | None = None,
+    seconds: float = 10.0,
+    rounds: int = 5,
+    threads: int | None = None,
+    device: str = "cpu",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Time models in turns, and say how much of this machine's rate of multiplying each one reaches.
+
+    Args:
+        models: Presets (random weights where none come along), weight files, or exported models.
+        batch: Crops that pass the model at once; several numbers separated by commas.
+        engine: torch, onnxruntime, openvino, separated by commas; 'auto' for exported models.
+        precision: float32, bfloat16, separated by commas.
+        layers: Time each model also with this many layers, the last ones merged.
+        tokens: And with this many tokens, merged around an elliptic mask.
+        seconds: To spend on each batch size.
+        rounds: Rounds to run at least.
+        threads: Of the processor; as the environment says if not given.
+        device: 'cpu', 'cuda' or another torch device.
+        json: Write the numbers as JSON.
+        debug: Show the traceback of errors.
+    """
+    import torch
+
+    from fasthmr.benchmark.bench import as_table, bench_models
+    from fasthmr.runtime.backends import open_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    report = bench_models(
+        models,
+        open_model,
+        batches=_numbers(batch, "batch"),
+        engines=_split(engine),
+        precisions=_split(precision),
+        layers=layers,
+        tokens=tokens,
+        seconds=seconds,
+        min_rounds=rounds,
+        device=device,
+    )
+    if json:
+        _write_json(report.as_json())
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 130, highlight=False).print(as_table(report))
+
+
 def doctor(json: bool = False, debug: bool = False) -> None:
     """Show versions, back ends, data that comes with the package, and licences.
 
@@ -230,7 +330,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "convert": convert,
     "import": import_file,
+    "export": export,
     "models": models,
+    "bench": bench,
     "doctor": doctor,
 }
 _GROUPS = {
@@ -366,6 +468,17 @@ def _as_json(report: ItemReport) -> dict[str, Any]:
 
 def _write_json(content: object) -> None:
     sys.stdout.write(json_module.dumps(content, indent=2) + "\n")
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in _split(text)]
+    except ValueError as error:
+        raise UsageError(f"--{option} {text}: whole numbers separated by commas, such as 1,8") from error
 
 
 def _say(line: str) -> None:

@@ -137,6 +137,17 @@ def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:
     Raises:
         ValueError: It says nothing.
     """
+    like = next(model.parameters())
+    pixels = like.new_zeros(1, 3, *input_size(model))
+    return (pixels, like.new_zeros(1, 3)) if getattr(model, "takes_camera", False) else (pixels,)
+
+
+def input_size(model: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of the pictures that a model takes.
+
+    Raises:
+        ValueError: It does not say.
+    """
     size = getattr(model, "crop_size", None)
     size = (size, size) if isinstance(size, int) else getattr(model, "image_size", None)
     size = size or getattr(getattr(model, "config", None), "image_size", None)
@@ -144,9 +155,7 @@ def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:
         raise ValueError(
             f"{type(model).__name__} has neither crop_size nor image_size: give inputs to count it by"
         )
-    like = next(model.parameters())
-    pixels = like.new_zeros(1, 3, *size)
-    return (pixels, like.new_zeros(1, 3)) if getattr(model, "takes_camera", False) else (pixels,)
+    return size[0], size[1]
 
 
 def _example_calls(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[Tensor, ...]]]:

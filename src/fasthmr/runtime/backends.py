@@ -212,6 +212,20 @@ def with_engine(model: nn.Module, engine: str, precision: Precision = "float32")
     return exported
 
 
+def open_model(model: nn.Module | Path, engine: str, precision: str) -> nn.Module:
+    """`load_exported` for a file, `with_engine` for a model; torch then leaves the precision to the caller.
+
+    Raises:
+        UsageError: The engine or the precision is unknown, or does not fit.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise UsageError(f"unknown precision '{precision}'; use float32 or bfloat16")
+    chosen: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+    if isinstance(model, Path):
+        return load_exported(model, engine, chosen)
+    return with_engine(model, engine, chosen)
+
+
 def check_engine(engine: str) -> None:
     """Raises `UsageError` if there is no engine of that name."""
     if engine not in ENGINES:

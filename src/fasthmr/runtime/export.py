@@ -32,11 +32,13 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.errors import ExportError, ResourceError, UnsafeFileError, UsageError, did_you_mean
 from fasthmr.io.atomic import atomic_path
 from fasthmr.models.pose import PoseModel
-from fasthmr.runtime.backends import ExportedMesh, ExportedPose, load_exported
+from fasthmr.runtime.backends import ExportedMesh, ExportedPose, is_exported, load_exported
 from fasthmr.runtime.export_gate import BATCHES, call, compare, gate_inputs, outputs_of
 from fasthmr.runtime.export_info import METADATA_KEY, ExportInfo
+from fasthmr.runtime.loading import DEFAULT_MODEL, is_file_name, load_weights
 from fasthmr.runtime.onnx_detector import first_line
 from fasthmr.runtime.sessions import import_extra
+from fasthmr.zoo import create_model
 
 Format = Literal["onnx", "openvino"]
 FORMATS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
@@ -129,6 +131,25 @@ def export_model(
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def run_export(model: str, formats: Sequence[str], out: Path, checkpoint: Path | None = None) -> ExportReport:
+    """Exports a preset, with the weights that come along or those of a checkpoint, or a weight file.
+
+    Raises:
+        UsageError: An unknown preset, one without weights, or what `export_model` does not take.
+        UnsafeFileError: The weight file is damaged, unsafe or of no known model.
+    """
+    _check_formats(formats)
+    name = DEFAULT_MODEL if model == "default" else model
+    if is_exported(name):
+        raise UsageError(f"{name}: is exported already")
+    if is_file_name(name):
+        if checkpoint is not None:
+            raise UsageError("give a weight file as the model, or a preset with --checkpoint, not both")
+        return export_model(load_weights(name), out, formats, name=Path(name).stem)
+    loaded = create_model(name, checkpoint=checkpoint, pretrained=checkpoint is None)
+    return export_model(loaded, out, formats, name=name)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,8 +20,6 @@ from fasthmr.models.dense_keypoints import DenseKeypointsModel
 from fasthmr.models.human_fov import HumanFoV
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
-
-_log = logging.getLogger(__name__)
 
 Task = Literal["mesh", "pose"]
 """What a pipeline looks for: body meshes, or COCO's 17 keypoints."""
@@ -68,17 +65,22 @@ def load_model(model: str | Path | nn.Module, task: Task, engine: str = "auto") 
         InputError: The weight file is missing.
         UnsafeFileError: The weight file is damaged, unsafe or of no known model.
     """
-    from fasthmr.runtime.backends import ExportedModel, check_engine, is_exported, load_exported, with_engine
+    from fasthmr.runtime.backends import check_engine, is_exported, load_exported, with_engine
 
     check_engine(engine)
     if not isinstance(model, nn.Module) and is_exported(model):
         exported = load_exported(model, engine)
-        loaded = _fitting(exported, _kind(exported), task, Path(model).name)
-    else:
-        loaded = with_engine(_load_module(model, task), engine)
-    if isinstance(loaded, ExportedModel):
-        _log.info("%s runs in %s, precision %s", loaded.info.model, loaded.engine, loaded.precision)
-    return loaded
+        return _fitting(exported, _kind(exported), task, Path(model).name)
+    return with_engine(_load_module(model, task), engine)
+
+
+def describe_engine(model: nn.Module) -> str:
+    """What runs a model, and the precision that it really computes in."""
+    engine, precision = getattr(model, "engine", "torch"), getattr(model, "precision", None)
+    if not isinstance(precision, str):
+        types = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
+        precision = " and ".join(sorted(types)) or "no weights"
+    return f"{engine}, {precision}"
 
 
 def _load_module(model: str | Path | nn.Module, task: Task) -> nn.Module:

@@ -29,6 +29,7 @@ from fasthmr.runtime.loading import (
     as_picture,
     check_task,
     choose_device,
+    describe_engine,
     is_file_name,
     load_body,
     load_model,
@@ -77,7 +78,10 @@ class Pipeline:
         device: "auto", "cpu", "cuda", or any torch device.
         engine: What runs the model: "torch", or on the CPU "onnxruntime" or "openvino", for which the model
             is exported (and compared) first unless it is an exported file. "auto" for what fits the file,
-            else torch. The precision that it computes in is logged.
+            else torch.
+
+    Attributes:
+        engine: What runs the model, and the precision that it computes in.
 
     Raises:
         UsageError: An unknown task, preset, detector, engine or device, a model that does not fit the task,
@@ -113,6 +117,7 @@ class Pipeline:
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
         model = DEFAULT_MODEL if model == "default" else model
         self.model = load_model(model, self.task, engine).to(self.device).eval()
+        self.engine = describe_engine(self.model)
         self.model_name = _name(model)
         if isinstance(self.model, PoseModel):
             given = {"body": body, "focal": focal, "fov": fov_deg, "calib": calib}
