@@ -482,7 +482,7 @@ def test_options_of_benchmarks_and_exports_are_checked_first(run: Run, make_pict
     assert "cannot export to 'onx'" in run("export", "fasthmr_s", "--to", "onx").last
     outcome = run("export", "hmr2_vit_h")
     assert outcome.code == 2 and "no weights for 'hmr2_vit_h'" in outcome.last
-    assert "unknown engine 'x'" in run("predict", "a.png", "--engine", "x", "--model", "fasthmr_m").last
+    assert "unknown engine 'x'" in run("predict", "a.png", "--engine", "x", "--model", "hmr2_vit_h").last
     assert "is exported already" in run("export", "x.onnx").last
     assert "no such exported model" in run("predict", "a.png", "--model", "x.onnx").last
 

@@ -283,11 +283,12 @@ def bench(
 
     from fasthmr.benchmark.bench import as_table, bench_models
     from fasthmr.runtime.backends import open_model
+    from fasthmr.runtime.loading import DEFAULT_MODEL
 
     if threads is not None:
         torch.set_num_threads(threads)
     report = bench_models(
-        models,
+        [DEFAULT_MODEL if name == "default" else name for name in models],
         open_model,
         batches=_numbers(batch, "batch"),
         engines=_split(engine),

@@ -118,7 +118,10 @@ class OpenVinoSession:
             values = self._compiled(dict(inputs))
         except (RuntimeError, ValueError, KeyError) as error:
             raise _failed(self.path, error) from error
-        return {output.get_any_name(): values[output].copy() for output in self._compiled.outputs}
+        # An output may carry other names than ours beside it, of the same tensor inside the graph.
+        return {
+            name: values[output].copy() for output in self._compiled.outputs for name in output.get_names()
+        }
 
 
 def check_onnx(path: Path) -> str | None:
