@@ -87,6 +87,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, write_re
             steps=steps,
             decay_steps=0,
             warmup_steps=2,
+            preset="fasthmr_s",
             batch_size=4,
             checkpoint_every=1,
             lifter=LifterConfig(steps=1, batch_size=4, poses=10),

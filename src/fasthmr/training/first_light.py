@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.keypoints import KeypointBody
+from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import read_weights, save_weights
 from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
 from fasthmr.data.motion import MotionLibrary
@@ -62,7 +63,7 @@ class FirstLightConfig:
 
     data: Path
     out: Path
-    preset: str = "fasthmr_s"
+    preset: str = "fasthmr_m"
     start_from: Path | None = None
     records: int = 48_000
     render_workers: int = 2
@@ -195,7 +196,12 @@ def grow(model: KeypointHMR, path: Path) -> None:
 def export_weights(module: FirstLight, path: Path) -> None:
     """Write the averaged weights in half precision."""
     averaged = cast(KeypointHMR, module.averaged.module)
-    note = {"preset": module.config.preset, "recipe": "first_light", "step": str(module.global_step)}
+    note = {
+        "preset": module.config.preset,
+        "config": config_to_json(averaged.config),
+        "recipe": "first_light",
+        "step": str(module.global_step),
+    }
     save_weights(averaged, path, metadata=note)
 
 

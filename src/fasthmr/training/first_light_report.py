@@ -60,7 +60,7 @@ class FirstLightReportConfig:
     data: Path
     photos: Path | None = None
     out: Path = Path("docs/reports/first_light.md")
-    preset: str = "fasthmr_s"
+    preset: str = "fasthmr_m"
     checkpoint: Path | None = None
     people: int = 2000
     wardrobe: Path | None = None

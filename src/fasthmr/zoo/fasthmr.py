@@ -27,11 +27,11 @@ register_preset(
     Preset(
         name="fasthmr_s",
         config=partial(_fasthmr, (1, 2, 2), 16, 4),
-        description="Default: 128x96 picture, convolution stem, 4 ViT blocks, keypoint-guided head",
+        description="Light: 128x96 picture, convolution stem, 4 ViT blocks, keypoint-guided head",
     ),
     Preset(
         name="fasthmr_m",
         config=partial(_fasthmr, (1, 2, 1), 8, 12),
-        description="128x96 picture, convolution stem, 12 ViT blocks on 192 tokens, keypoint-guided head",
+        description="Default: 128x96 picture, convolution stem, 12 ViT blocks on 192 tokens, keypoint-guided head",
     ),
 )
