@@ -88,7 +88,7 @@ class OnnxDetector:
         self.path = Path(path)
         self.min_score = min_score
         self.max_iou = max_iou
-        self._session = _open_session(self.path)
+        self._session = open_session(self.path)
         image_input, *others = self._session.get_inputs()
         self._image_input = image_input.name
         self._size_input = others[0].name if others else None
@@ -129,9 +129,9 @@ class OnnxDetector:
             feed[self._size_input] = np.array([image_size], dtype=np.int64)
         try:
             values = self._session.run(None, feed)
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise UnsafeFileError(
-                f"{self.path}: the detector fails on a picture ({_first_line(error)})"
+                f"{self.path}: the detector fails on a picture ({first_line(error)})"
             ) from error
         return dict(zip(self._output_names, values, strict=True))
 
@@ -233,25 +233,35 @@ def _fit(
     return levels.transpose(2, 0, 1)[None].copy(), scale, offset.astype(np.float64)
 
 
-def _open_session(path: Path) -> Any:
+def open_session(path: Path, wanted: str = "person detector") -> Any:
+    """An onnxruntime session of a file from outside.
+
+    Args:
+        wanted: What the file should be, for messages.
+
+    Raises:
+        MissingExtra: onnxruntime is not installed.
+        InputError: There is no such file.
+        UnsafeFileError: Not an ONNX model.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra("onnxruntime", "export") from error
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of an ONNX person detector")
+        raise InputError(f"{path}: no such file; give the path of an ONNX {wanted}")
     if path.stat().st_size > _MAX_BYTES:
-        raise UnsafeFileError(f"{path}: more than {_MAX_BYTES >> 30} GB, not a person detector")
+        raise UnsafeFileError(f"{path}: more than {_MAX_BYTES >> 30} GB, not a {wanted}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions
     try:
         # From memory, so that a file cannot point to data elsewhere on the disk.
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except _runtime_errors() as error:
-        raise UnsafeFileError(f"{path}: not a usable ONNX model ({_first_line(error)})") from error
+    except runtime_errors() as error:
+        raise UnsafeFileError(f"{path}: not a usable ONNX model ({first_line(error)})") from error
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises; its exceptions have no common base of their own."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     own = [
@@ -260,5 +270,6 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, MemoryError)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The start of a message, or the kind of error where there is none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
