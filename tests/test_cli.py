@@ -22,6 +22,7 @@ import fasthmr
 from fasthmr import cli
 from fasthmr.results import Clip
 from fasthmr.runtime import pipeline as pipeline_module
+from fasthmr.runtime.loading import DEFAULT_MODEL
 from fasthmr.runtime.manifest import FILE_NAME
 
 
@@ -53,7 +54,7 @@ def run(
     monkeypatch.setattr(
         pipeline_module,
         "load_model",
-        lambda model, *options: stand_in_model if model == "fasthmr_s" else load(model, *options),
+        lambda model, *options: stand_in_model if model == DEFAULT_MODEL else load(model, *options),
     )
     monkeypatch.chdir(tmp_path)
 
@@ -488,10 +489,10 @@ def test_options_of_benchmarks_and_exports_are_checked_first(run: Run, make_pict
 
 
 def test_a_short_benchmark(run: Run) -> None:
-    outcome = run("bench", "fasthmr_s", "--batch", "1", "--seconds", "0", "--rounds", "1", "--json")
+    outcome = run("bench", "default", "--batch", "1", "--seconds", "0", "--rounds", "1", "--json")
     (row,) = json.loads(outcome.out)["rows"]
     assert (row["model"], row["engine"], row["precision"], row["batch"]) == (
-        "fasthmr_s",
+        DEFAULT_MODEL,
         "torch",
         "float32",
         1,
