@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fasthmr.acceleration.accelerate import accelerate
     from fasthmr.errors import (
         CheckpointMismatch,
         FastHMRError,
@@ -45,11 +46,13 @@ __all__ = [
     "UnsafeFileError",
     "UsageError",
     "__version__",
+    "accelerate",
     "create_model",
     "list_models",
 ]
 
 _HOME = {
+    "accelerate": "fasthmr.acceleration.accelerate",
     "Clip": "fasthmr.results",
     "Person": "fasthmr.results",
     "Pipeline": "fasthmr.runtime.pipeline",

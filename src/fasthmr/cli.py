@@ -169,6 +169,72 @@ def convert(
         _say(f"wrote {_printable(path)}")
 
 
+def accelerate(
+    model: str,
+    /,
+    data: str,
+    masks: str = "auto",
+    labels: str = "auto",
+    max_error_mm: float | None = None,
+    target_speedup: float = 2.2,
+    tokens: int | None = None,
+    plan: Path | None = None,
+    heal_steps: int = 300,
+    heal_data: Path | None = None,
+    detector: str = "auto",
+    out: Path = Path("accelerated"),
+    seed: int = 0,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Merge layers and tokens of a model; write the cheaper model and a report of what it costs.
+
+    A run that was stopped goes on from its last trial when it is started again with the same options.
+
+    Args:
+        model: Preset ('default' for the one that comes with the package) or weight file.
+        data: Folder, glob or list of pictures with people (no labels needed), or a folder of rendered
+            records.
+        masks: Which tokens are on the person: 'auto' (masks of records, else the ellipse in the box),
+            'ellipse', 'none' to protect nobody, a folder with a mask NAME.png for each picture, or an .onnx
+            segmentation model.
+        labels: 'auto' measures the error where true joints are known, 'none' always the distance to the
+            unmerged model.
+        max_error_mm: Allowed rise of the mean joint error, before healing. If not given, --target-speedup
+            counts.
+        target_speedup: Speed-up to reach, as measured here, with the least error.
+        tokens: Tokens to keep; several numbers are tried if not given.
+        plan: Merge by the plan.json of a former run instead of searching.
+        heal_steps: Steps of distillation to the unmerged model; 0 for none.
+        heal_data: Rendered records to heal on, instead of the calibration part of the data.
+        detector: As for 'predict'.
+        out: Folder for model.safetensors, plan.json, report.html and report.md.
+        seed: Of the split into calibration and held-out pictures.
+        json: Write the numbers of the report as JSON.
+        debug: Show the traceback of errors.
+    """
+    from fasthmr.acceleration.command import run_accelerate
+
+    report = run_accelerate(
+        model,
+        data,
+        masks=masks,
+        labels=labels,
+        max_error_mm=max_error_mm,
+        target_speedup=target_speedup,
+        tokens=tokens,
+        plan=plan,
+        heal_steps=heal_steps,
+        heal_data=heal_data,
+        detector=detector,
+        out=out,
+        seed=seed,
+    )
+    if json:
+        _write_json(report)
+    _say(f"model, plan and report are in {_printable(out)}")
+
+
 def import_file(
     file: Path,
     /,
@@ -330,6 +396,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "predict": predict,
     "convert": convert,
+    "accelerate": accelerate,
     "import": import_file,
     "export": export,
     "models": models,
@@ -429,7 +496,7 @@ def _run_module(command: str, arguments: list[str]) -> None:
 def _help() -> str:
     lines = [(name, (function.__doc__ or "").splitlines()[0]) for name, function in _COMMANDS.items()]
     lines += [(name, text.format(known=", ".join(table))) for name, (table, text) in _GROUPS.items()]
-    listed = "\n".join(f"  {name:9} {text}" for name, text in lines)
+    listed = "\n".join(f"  {name:10} {text}" for name, text in lines)
     return (
         "usage: fasthmr COMMAND [OPTIONS]\n\nPictures of people to 3D body meshes.\n\n"
         f"{listed}\n\n'fasthmr COMMAND --help' shows the options of a command.\n"

@@ -1,0 +1,359 @@
+"""Joint search over layer groups and token schedules: error against cost, and the set nothing beats."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fasthmr.acceleration.judge import Change, Judge
+from fasthmr.acceleration.speed import Ratio, speed_ratio
+from fasthmr.benchmark.counters import count
+from fasthmr.errors import UsageError
+from fasthmr.models.reduced import reduce_model
+from fasthmr.reduction.eclm import EQ4, LayerMergePlan, MergeRule, weights_fingerprint
+from fasthmr.reduction.eclm_search import SearchResult, select_merges
+from fasthmr.reduction.merge_search import Trial
+from fasthmr.reduction.self_mask import SelfMaskHead
+from fasthmr.reduction.tome_schedule import TokenMergePlan, tome_schedule
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the steps done, and all of its steps."""
+
+THRESHOLDS_MM = (0.5, 1.0, 2.0, 4.0, 8.0)
+KEPT_SHARES = (1.0, 0.75, 0.585, 0.47, 0.375)
+"""Tokens kept, of all; the third is the paper's 112 of 192 and the fourth its 90."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What is searched.
+
+    Attributes:
+        max_error_mm: Allowed rise of the mean error, all merges together.
+        target_speedup: Where no error is given: least measured speed-up, reached with the smallest error.
+        keep: Tokens to keep; None tries `KEPT_SHARES` of all.
+        thresholds_mm: Thresholds of the layer search where `max_error_mm` gives none.
+        per_block: Tokens that may merge in one block; None for the paper's share, 40 of 192.
+        guided: Protect the person; False is plain token merging.
+        rules: Merge rules to try for each range.
+        batch_size: Crops at once in timings.
+        time_s: Seconds of timing for each candidate that is worth it.
+        measure: Choose by measured time; False takes multiply-accumulates for it, which repeats exactly.
+    """
+
+    max_error_mm: float | None = None
+    target_speedup: float = 2.2
+    keep: tuple[int, ...] | None = None
+    thresholds_mm: tuple[float, ...] = THRESHOLDS_MM
+    per_block: int | None = None
+    guided: bool = True
+    rules: tuple[MergeRule, ...] = (EQ4,)
+    batch_size: int = 8
+    time_s: float = 1.5
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_error_mm is not None and not self.max_error_mm > 0:
+            raise UsageError(f"max_error_mm={self.max_error_mm}; the allowed rise of the error is above 0")
+        if not self.thresholds_mm or min(self.thresholds_mm) <= 0:
+            raise UsageError(f"thresholds_mm={self.thresholds_mm}; all must be above 0")
+        if not self.target_speedup > 1:
+            raise UsageError(f"target_speedup={self.target_speedup}; it must be above 1")
+        if self.batch_size < 1 or not self.time_s > 0:
+            raise UsageError(f"batch_size={self.batch_size} or time_s={self.time_s} is too small")
+
+    def token_plans(self, tokens: int, depth: int, first: int = 0) -> tuple[TokenMergePlan | None, ...]:
+        """Schedules to try for a model; None stands for no token merging.
+
+        Args:
+            first: Block in which merging may begin.
+
+        Raises:
+            UsageError: More tokens to keep than there are, or fewer than 1.
+        """
+        keep = self.keep or tuple(round(share * tokens) for share in KEPT_SHARES)
+        for kept in keep:
+            if not 1 <= kept <= tokens:
+                raise UsageError(
+                    f"cannot keep {kept} tokens: the model has {tokens}; give a number from 1 to {tokens}"
+                )
+        per_block = self.per_block or max(1, round(40 / 192 * tokens))
+        plans = {
+            kept: None
+            if kept == tokens
+            else TokenMergePlan(
+                counts=(0,) * first + tome_schedule(tokens, per_block, kept), guided=self.guided
+            )
+            for kept in keep
+        }
+        for kept, plan in plans.items():
+            if plan is not None and len(plan.counts) > depth:
+                raise UsageError(
+                    f"keeping {kept} of {tokens} tokens takes {len(plan.counts)} blocks at {per_block} a "
+                    f"block, the model has {depth}; let more merge in a block"
+                )
+        return tuple(plans.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to merge, measured on the calibration part.
+
+    Attributes:
+        threshold_mm: Of the layer search that found it; None where no layers were searched.
+        errors: Of each person.
+        rise: Over the unmerged model.
+        macs: Of one crop.
+        macs_ratio: Multiply-accumulates of the unmerged model over these.
+        speed: Measured, where the candidate was worth it.
+        trials: Of the layer search.
+    """
+
+    layers: LayerMergePlan | None
+    tokens: TokenMergePlan | None
+    threshold_mm: float | None
+    errors: Float[Tensor, "people"]
+    rise: Change
+    macs: int
+    macs_ratio: float
+    depth: int
+    kept_tokens: int
+    speed: Ratio | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast, measured or, where nothing was, by multiply-accumulates."""
+        return self.speed.value if self.speed else self.macs_ratio
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for candidates that are the same model."""
+        return self.layers.groups if self.layers else None, self.tokens
+
+    @property
+    def name(self) -> str:
+        """For logs and tables."""
+        return f"{self.depth} blocks, {self.kept_tokens} tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSearch:
+    """Everything that was tried.
+
+    Attributes:
+        candidates: All of them.
+        front: Those that no other beats in both error and time, smallest error first.
+        chosen: The one to use.
+        met: Whether it keeps to what was asked for.
+    """
+
+    candidates: tuple[Candidate, ...]
+    front: tuple[Candidate, ...]
+    chosen: Candidate
+    met: bool
+
+
+def joint_search(
+    judge: Judge,
+    options: SearchOptions,
+    *,
+    self_mask: SelfMaskHead | None = None,
+    state_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> JointSearch:
+    """Search layers under every token schedule, measure what is worth it, and choose.
+
+    Layers are searched while tokens merge, so that both damages are counted together.
+
+    Args:
+        self_mask: Finds the person in place of the masks of the frames.
+        state_dir: Trials are written here; a stopped search goes on from them.
+
+    Raises:
+        UsageError: Schedules do not fit the model.
+    """
+    parts = judge.parts
+    first = self_mask.config.after if self_mask else 0
+    plans = options.token_plans(parts.tokens, parts.depth, first)
+    report = progress or (lambda stage, done, total: None)
+    folder = None if state_dir is None else state_dir / _digest(judge, options, self_mask)
+    candidates: list[Candidate] = [_unmerged(judge)]
+    searches = [(plan, number) for plan in plans for number in range(_rounds(options))]
+    total = len(searches) * parts.depth
+    for index, (plan, number) in enumerate(searches):
+        threshold = _threshold(judge, options, plan, number, self_mask)
+        if threshold is None:
+            continue
+        stage = f"layers, {parts.tokens if plan is None else parts.tokens - sum(plan.counts)} tokens"
+        file = None if folder is None else folder / f"{index:02d}.json"
+        result = select_merges(
+            parts.model.encoder,
+            judge.batches(plan, self_mask),
+            judge.error,
+            threshold=threshold,
+            rules=options.rules,
+            token_plan=plan,
+            reject_sigmas=4.0,
+            state_file=file,
+            progress=lambda search, at=index, stage=stage: report(
+                stage, at * parts.depth + 1 + len(search.trials), total
+            ),
+        )
+        candidates.append(_candidate(judge, plan, threshold, result, self_mask, candidates[0].macs))
+        report(stage, (index + 1) * parts.depth, total)
+    worth = pareto(_distinct(candidates), lambda candidate: candidate.macs)
+    if options.measure:
+        worth = _timed(judge, worth, options, self_mask, report)
+    front = pareto(worth, lambda candidate: -candidate.gain)
+    chosen, met = _choose(front, options)
+    return JointSearch(candidates=tuple(candidates), front=tuple(front), chosen=chosen, met=met)
+
+
+def pareto(candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[Candidate]:
+    """Those that no other beats in mean error and cost, smallest error first."""
+    front: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.rise.mean, cost(c))):
+        if not front or cost(candidate) < cost(front[-1]):
+            front.append(candidate)
+    return front
+
+
+def merged_model(judge: Judge, candidate: Candidate, self_mask: SelfMaskHead | None = None) -> nn.Module:
+    """The merged copy of the judge's model that a candidate stands for."""
+    guided = candidate.tokens is not None and candidate.tokens.guided
+    return reduce_model(
+        judge.parts.model,
+        layers=candidate.layers,
+        tokens=candidate.tokens,
+        self_mask=self_mask if guided else None,
+    )
+
+
+def _rounds(options: SearchOptions) -> int:
+    return 1 if options.max_error_mm is not None else len(options.thresholds_mm)
+
+
+def _threshold(
+    judge: Judge,
+    options: SearchOptions,
+    plan: TokenMergePlan | None,
+    number: int,
+    self_mask: SelfMaskHead | None,
+) -> float | None:
+    """Of the layer search over the model with merged tokens; None where tokens use up all that is allowed."""
+    if options.max_error_mm is None:
+        return options.thresholds_mm[number]
+    if plan is None:
+        return options.max_error_mm
+    model = reduce_model(judge.parts.model, tokens=plan, self_mask=self_mask if plan.guided else None)
+    left = options.max_error_mm - max(0.0, float((judge.errors(model) - judge.before).mean()))
+    return left if left > 0 else None
+
+
+def _unmerged(judge: Judge) -> Candidate:
+    parts = judge.parts
+    return Candidate(
+        layers=None,
+        tokens=None,
+        threshold_mm=None,
+        errors=judge.before,
+        rise=Change(mean=0.0, interval=(0.0, 0.0)),
+        macs=count(parts.model).macs,
+        macs_ratio=1.0,
+        depth=parts.depth,
+        kept_tokens=parts.tokens,
+    )
+
+
+def _candidate(
+    judge: Judge,
+    plan: TokenMergePlan | None,
+    threshold: float,
+    result: SearchResult,
+    self_mask: SelfMaskHead | None,
+    base_macs: int,
+) -> Candidate:
+    parts = judge.parts
+    layers = result.plan if result.plan.depth < result.plan.source_depth else None
+    if plan is not None:  # blocks that are gone merge no tokens
+        plan = replace(plan, counts=plan.counts[: result.plan.depth])
+    found = Candidate(
+        layers=layers,
+        tokens=plan,
+        threshold_mm=threshold,
+        errors=result.errors,
+        rise=Change.of(result.errors, judge.before),
+        macs=0,
+        macs_ratio=1.0,
+        depth=result.plan.depth,
+        kept_tokens=parts.tokens - sum(plan.counts if plan else ()),
+        trials=result.search.trials,
+    )
+    if not found.layers and not found.tokens:
+        return replace(found, macs=base_macs)
+    macs = count(merged_model(judge, found, self_mask), in_place=True).macs
+    return replace(found, macs=macs, macs_ratio=base_macs / macs)
+
+
+def _timed(
+    judge: Judge,
+    candidates: Sequence[Candidate],
+    options: SearchOptions,
+    self_mask: SelfMaskHead | None,
+    report: Progress,
+) -> list[Candidate]:
+    """The candidates with their speed; the unmerged model is the measure of all."""
+    timed = []
+    for index, candidate in enumerate(candidates):
+        report("timing", index, len(candidates))
+        if candidate.layers or candidate.tokens:
+            model = merged_model(judge, candidate, self_mask)
+            speed = speed_ratio(
+                judge.parts.model, model, batch_size=options.batch_size, seconds=options.time_s
+            )
+            _log.info("%s: +%.3f mm, %.2f times as fast", candidate.name, candidate.rise.mean, speed.value)
+            candidate = replace(candidate, speed=speed)
+        timed.append(candidate)
+    report("timing", len(candidates), len(candidates))
+    return timed
+
+
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    seen: dict[tuple[object, ...], Candidate] = {}
+    for candidate in candidates:
+        seen.setdefault(candidate.key, candidate)
+    return list(seen.values())
+
+
+def _choose(front: Sequence[Candidate], options: SearchOptions) -> tuple[Candidate, bool]:
+    if options.max_error_mm is not None:
+        allowed = [candidate for candidate in front if candidate.rise.mean < options.max_error_mm]
+        chosen = max(allowed, key=lambda candidate: candidate.gain)
+        return chosen, chosen.layers is not None or chosen.tokens is not None
+    fast = [candidate for candidate in front if candidate.gain >= options.target_speedup]
+    if fast:
+        return min(fast, key=lambda candidate: candidate.rise.mean), True
+    return max(front, key=lambda candidate: candidate.gain), False
+
+
+def _digest(judge: Judge, options: SearchOptions, self_mask: SelfMaskHead | None) -> str:
+    """Names the folder of a search's trials: other weights, settings or people make another."""
+    frames = judge.frames
+    digest = hashlib.sha256(weights_fingerprint(judge.parts.model).encode())
+    digest.update(repr((options, judge.labelled, len(frames))).encode())
+    if self_mask is not None:
+        digest.update(weights_fingerprint(self_mask).encode())
+    for tensor in (frames.pictures[:: max(1, len(frames) // 16)], frames.masks):
+        if tensor is not None:
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
