@@ -21,6 +21,7 @@ from fasthmr.models.camera_hmr import CameraHMR, CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
 from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig, reduce_model
+from fasthmr.reduction.adaptive import TokenBudget
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tokens import ellipse_mask
 from fasthmr.reduction.mask_tome import MaskToMe
@@ -284,6 +285,23 @@ def test_a_model_that_finds_the_person_itself(tmp_path, make, after):
     if model.encoder.patch_padding == 0:
         given = reduce_model(model, tokens=plan)
         torch.testing.assert_close(given.encoder(picture, mask)[-1], reduced.encoder(picture)[-1])
+
+
+@pytest.mark.parametrize("make", [make_hmr, make_keypoint_hmr])
+@torch.no_grad()
+def test_budgets_for_each_picture(make):
+    reduced = reduce_model(make(), layers=LAYERS, tokens=TOKENS)
+    picture, mask = reduced.picture(crops()), reduced.picture_mask(masks())
+    wide = TokenBudget(spare=4, least=8)
+    together = reduced.encoder.adaptive(picture, wide, mask)
+    for i in range(2):
+        alone = reduced.encoder.adaptive(picture[i : i + 1], wide, mask[i : i + 1])
+        for a, b in zip(alone, together, strict=True):
+            torch.testing.assert_close(a[0], b[i], rtol=0, atol=1e-5)
+    output = reduced.head(together if make is make_keypoint_hmr else together[-1])
+    assert output is not None and together[-1].shape[-2:] == reduced.encoder.grid
+    with pytest.raises(ValueError, match="need a plan"):
+        reduce_model(make(), layers=LAYERS).encoder.adaptive(picture, wide)
 
 
 def test_self_mask_must_fit():

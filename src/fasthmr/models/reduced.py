@@ -19,6 +19,7 @@ from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import UsageError
 from fasthmr.layers.block import TransformerBlock
 from fasthmr.layers.tokens import TokenState
+from fasthmr.reduction.adaptive import TokenBudget, run_adaptive
 from fasthmr.reduction.eclm import LayerMergePlan, merge_layers
 from fasthmr.reduction.mask_tokens import ellipse_mask, person_patches
 from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
@@ -135,6 +136,29 @@ class ReducedEncoder(nn.Module):
                 picture; `mask_tokens.ellipse_mask` of the detection box is closer.
         """
         return self.features(*self.merge(image, mask))
+
+    def adaptive(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        budget: TokenBudget,
+        mask: Shaped[Tensor, "batch mask_height mask_width"] | None = None,
+    ) -> list[Tensor]:
+        """Feature maps with another number of tokens for each picture; the last one always on the grid.
+
+        Args:
+            budget: Stops the plan's merges early where much of the picture is person.
+
+        Raises:
+            ValueError: As for `merge`, or no tokens merge around a person.
+        """
+        maps, state, person = self.start(image, mask)
+        plan, first = self.config.tokens, self.first_merge
+        if plan is None or person is None:
+            raise ValueError("budgets for each picture need a plan that merges tokens around a person")
+        blocks = self.inner.blocks[first:]
+        state = run_adaptive(blocks, state, person, budget(person), plan, first=first)
+        maps, state = self.finish(maps, state)
+        return [*maps, state.unmerge(self.grid)]
 
     def features(self, maps: list[Tensor], state: TokenState) -> list[Tensor]:
         """What `forward` returns, from what `merge` does."""

@@ -58,6 +58,7 @@ def rank_sources(
     person: Bool[Tensor, "batch tokens"] | None = None,
     *,
     source: Source = "even",
+    valid: Bool[Tensor, "batch tokens"] | None = None,
 ) -> SourceRanking:
     """Best destination of every source by cosine similarity, and the sources from best to worst.
 
@@ -67,11 +68,17 @@ def rank_sources(
     Args:
         metric: What tokens are compared by: attention keys, averaged over heads.
         person: Tokens to protect; None for plain ToMe.
+        valid: Tokens that exist, in a batch of sequences filled up to one length; the others neither merge
+            nor are merged into, and come last.
     """
     half = metric.dtype in (torch.float16, torch.bfloat16)  # too coarse: neighbours would tie
     metric = F.normalize(metric.float() if half else metric, dim=-1)
     first, second = _halves(source)
     similarity = metric[:, first::2] @ metric[:, second::2].mT
+    if valid is not None:
+        exists = valid[:, first::2, None] & valid[:, None, second::2]
+        similarity = similarity.masked_fill(~exists, -torch.inf)
+        person = ~valid if person is None else person | ~valid
     best, destination = similarity.max(-1)
     if person is None:
         allowed = torch.ones_like(best, dtype=torch.bool)
