@@ -32,6 +32,6 @@ register_preset(
     Preset(
         name="fasthmr_m",
         config=partial(_fasthmr, (1, 2, 1), 8, 12),
-        description="Default: 128x96 picture, convolution stem, 12 ViT blocks, 192 tokens, keypoint-guided head",
+        description="Default: 128x96 picture, convolution stem, 12 ViT blocks, 192 tokens, keypoint head",
     ),
 )
