@@ -21,7 +21,10 @@ _INTERNAL = 1
 
 # Functions of one configuration, whose fields become the options.
 _RECIPES = {"first_light": "fasthmr.training.first_light:train"}
-_REPORTS = {"first_light": "fasthmr.training.first_light_report:report"}
+_REPORTS = {
+    "acceleration": "fasthmr.acceleration.tables:report",
+    "first_light": "fasthmr.training.first_light_report:report",
+}
 
 
 def demo(out: Path = Path("fasthmr-demo"), debug: bool = False) -> None:
@@ -173,7 +176,7 @@ def accelerate(
     model: str,
     /,
     data: str,
-    masks: str = "auto",
+    masks: str = "self",
     labels: str = "auto",
     max_error_mm: float | None = None,
     target_speedup: float = 2.2,
@@ -195,9 +198,9 @@ def accelerate(
         model: Preset ('default' for the one that comes with the package) or weight file.
         data: Folder, glob or list of pictures with people (no labels needed), or a folder of rendered
             records.
-        masks: Which tokens are on the person: 'auto' (masks of records, else the ellipse in the box),
-            'ellipse', 'none' to protect nobody, a folder with a mask NAME.png for each picture, or an .onnx
-            segmentation model.
+        masks: Which tokens are on the person: 'self' teaches the model to find out by itself; 'ellipse' in
+            the box, 'true' masks of records, a folder with a mask NAME.png for each picture, or an .onnx
+            segmentation model; 'none' protects nobody.
         labels: 'auto' measures the error where true joints are known, 'none' always the distance to the
             unmerged model.
         max_error_mm: Allowed rise of the mean joint error, before healing. If not given, --target-speedup

@@ -20,6 +20,7 @@ from fasthmr.zoo import load_model
 
 QUICK = AccelerateConfig(
     search=SearchOptions(max_error_mm=5.0, keep=(30,), per_block=18, measure=False),
+    masks="true",
     heal_steps=2,
     heal_batch=4,
     time_s=0.01,
@@ -82,10 +83,28 @@ def test_the_plan_makes_the_merged_model_again(done, model, records):
 
 
 def test_pictures_need_no_labels(model, pictures):
-    config = replace(QUICK, detector="full", heal_steps=0)
+    search = replace(QUICK.search, max_error_mm=500.0)
+    config = replace(QUICK, search=search, masks="ellipse", detector="full", heal_steps=0)
     report = accelerate_model(model, pictures, config).report
     assert all(not row.errors for row in report.rows) and "without labels" in report.held_out
     assert report.rows[1].distance.mean() > 0
+
+
+@pytest.mark.parametrize("name", ["model", "hmr", "camera_hmr"])
+def test_a_model_that_finds_the_person_itself_needs_no_mask(name, request, pictures, tmp_path):
+    model = request.getfixturevalue(name)
+    plan = MergePlan(
+        layers=LayerMergePlan(groups=((0,), (1,), (2,), *([(3,)] if name != "model" else [(3, 4)]))),
+        tokens=TokenMergePlan(counts=(0, 0, 10)),
+    )
+    config = replace(QUICK, plan=plan, masks="self", self_mask_steps=2, detector="full")
+    fast = accelerate_model(model, pictures, config, out=tmp_path).model
+    assert fast.encoder.self_mask is not None and not fast.takes_mask
+    loaded = load_model(tmp_path / "model.safetensors")
+    pixels = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    inputs = (pixels, torch.zeros(1, 3)) if model.takes_camera else (pixels,)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(*inputs).camera, fast(*inputs).camera, rtol=0, atol=0)
 
 
 def test_models_that_take_the_camera(camera_hmr, records):
@@ -96,7 +115,9 @@ def test_models_that_take_the_camera(camera_hmr, records):
 
 def test_public_call(model, records, monkeypatch):
     monkeypatch.setattr("fasthmr.acceleration.accelerate.THROUGHPUT_BATCHES", (1,))
-    fast = fasthmr.accelerate(model, frames=records, max_error_mm=0.1, heal_steps=0, tokens=44)
+    fast = fasthmr.accelerate(
+        model, frames=records, max_error_mm=0.1, heal_steps=0, tokens=44, masks="ellipse"
+    )
     assert isinstance(fast, KeypointHMR)
 
 
@@ -153,8 +174,8 @@ def test_command(tmp_path, capsys, model, records, monkeypatch):
     plan = tmp_path / "plan.json"
     MergePlan(tokens=TokenMergePlan(counts=(10,))).write(plan)
     out = tmp_path / "out"
-    arguments = ["accelerate", str(weights), "--data", str(records), "--plan", str(plan), "--heal-steps", "1"]
-    assert main([*arguments, "--out", str(out), "--json"]) == 0
+    arguments = ["accelerate", str(weights), "--data", str(records), "--plan", str(plan), "--masks", "true"]
+    assert main([*arguments, "--heal-steps", "1", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == [48, 38]
     assert (out / "model.safetensors").is_file()
     assert main(["accelerate", str(weights), "--data", str(tmp_path / "none")]) == 3

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fasthmr.acceleration.frames import load_frames
-from fasthmr.acceleration.masks import ellipse_in_crop
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.images import write_image
+from fasthmr.reduction.mask_tokens import ellipse_in_crop
 from fasthmr.types import Detections
 
 from .conftest import RECORDS
@@ -28,6 +28,7 @@ def test_records_come_with_masks_and_truth(parts, records):
     assert 0.1 < frames.masks.float().mean() < 0.5
     assert load_frames(records, parts, labels="none").joints is None
     assert load_frames(records, parts, masks="none").masks is None
+    assert load_frames(records, parts, masks="true").masks is not None
     ellipse = load_frames(records, parts, masks="ellipse").masks
     assert ellipse is not None and (ellipse & frames.masks).sum() > 0.7 * ellipse.sum()
     assert len(load_frames(records, parts, limit=7)) == 7
@@ -61,7 +62,10 @@ class Nobody:
 
 
 def test_people_of_one_picture_stay_together(parts, pictures):
-    frames = load_frames(pictures, parts, detector=TwoPeople())
+    frames = load_frames(pictures, parts, masks="ellipse", detector=TwoPeople())
+    assert frames.masks is not None and load_frames(pictures, parts, detector="full").masks is None
+    with pytest.raises(UsageError, match="pictures have none"):
+        load_frames(pictures, parts, masks="true")
     assert len(frames) == 12 and frames.describe().startswith("12 people in 6 pictures, without labels")
     for part in frames.split(0.4):
         assert (part.picture_ids.bincount()[part.picture_ids] == 2).all()

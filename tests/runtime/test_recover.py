@@ -124,6 +124,29 @@ def test_the_angle_of_a_crop_counts_in_the_focal_length_of_its_axis() -> None:
     torch.testing.assert_close(told[0], torch.tensor([[60 / 400, 20 / 100, 40 / 200]]))
 
 
+def test_models_that_protect_the_person_get_the_ellipse_in_the_box() -> None:
+    told = []
+
+    class Told(nn.Module):
+        takes_mask = True
+
+        def forward(self, pixels: torch.Tensor, mask: torch.Tensor) -> HMROutput:
+            told.append(mask)
+            return HMROutput(params=PARAMS, camera=torch.ones(1, 3))
+
+    crop = Crop(
+        pixels=torch.zeros(1, 3, 40, 40),
+        box_center=torch.tensor([[150.0, 80.0]]),
+        box_size=torch.tensor([80.0]),
+        image_size=torch.tensor([[200.0, 100.0]]),
+    )
+    boxes = torch.tensor([[140.0, 40.0, 160.0, 120.0]])  # the middle quarter of the columns
+    run_model(Told(), crop, camera(400, 400, 90, 60), 4, torch.device("cpu"), boxes_xyxy=boxes)
+    mask = told[0][0]
+    assert mask.shape == (40, 40) and mask[20, 20] == 1 and mask[2, 20] == 1
+    assert mask[:, :15].sum() == 0 and mask[20, 25:].sum() == 0
+
+
 def test_the_own_network_of_a_model_is_asked_once_per_picture(stand_in_model: nn.Module) -> None:
     class Network(nn.Module):
         calls = 0

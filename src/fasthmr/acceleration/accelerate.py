@@ -24,10 +24,12 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import open_weights, save_weights
 from fasthmr.errors import UsageError
 from fasthmr.reduction.eclm import weights_fingerprint
+from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
 from fasthmr.runtime.detect import Detector
 from fasthmr.runtime.loading import DEFAULT_MODEL, is_file_name, load_model
 from fasthmr.training.crop_batches import BatchSource, PictureBatches, RecordBatches
 from fasthmr.training.heal import HealConfig, heal
+from fasthmr.training.self_mask import SelfMaskTraining, train_self_mask
 from fasthmr.zoo.registry import list_models
 
 _log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class AccelerateConfig:
     Attributes:
         search: What is searched, and what is asked for.
         plan: Merge by this plan instead of searching.
-        masks: See `frames.load_frames`.
+        masks: See `frames.load_frames`. With "self", a small head on the model's own tokens learns to find
+            the person, from the masks of records or from the meshes that the model recovers.
         labels: See `frames.load_frames`.
         detector: Finds people in pictures.
         held_out: Share of the pictures that only judges.
@@ -50,13 +53,15 @@ class AccelerateConfig:
         limit: Crops to read at most.
         heal_steps: Steps of distillation after merging (`training.heal`); 0 for none.
         heal_batch: Crops of a step.
-        heal_data: Folder of rendered records to heal on; None for the calibration part of the data.
+        heal_data: Folder of rendered records to heal (and teach the self-mask head) on; None for the
+            calibration part of the data.
+        self_mask_steps: Steps of teaching the head that finds the person.
         time_s: Seconds of each throughput measurement.
     """
 
     search: SearchOptions = field(default_factory=SearchOptions)
     plan: MergePlan | None = None
-    masks: str = "auto"
+    masks: str = "self"
     labels: Labels = "auto"
     detector: str | Path | Detector = "auto"
     held_out: float = 0.3
@@ -65,6 +70,7 @@ class AccelerateConfig:
     heal_steps: int = 300
     heal_batch: int = 32
     heal_data: Path | None = None
+    self_mask_steps: int = 200
     time_s: float = 2.0
     seed: int = 0
 
@@ -75,6 +81,8 @@ class AccelerateConfig:
             raise UsageError(f"heal_steps={self.heal_steps} or heal_batch={self.heal_batch} is too small")
         if not 0 < self.held_out < 1:
             raise UsageError(f"held_out={self.held_out}; a share of the pictures between 0 and 1")
+        if self.self_mask_steps < 1:
+            raise UsageError(f"self_mask_steps={self.self_mask_steps}; at least 1")
         if self.people < 2:
             raise UsageError(f"people={self.people} crops are too few to search on")
         if self.heal_data is not None and not is_records(self.heal_data):
@@ -104,7 +112,7 @@ def accelerate(
     target_speedup: float = 2.2,
     tokens: int | None = None,
     heal_steps: int = 300,
-    masks: str = "auto",
+    masks: str = "self",
     labels: Labels = "auto",
     detector: str | Path | Detector = "auto",
     body: BodyModel | None = None,
@@ -124,7 +132,8 @@ def accelerate(
         target_speedup: The speed-up to reach, as measured here, with the least error.
         tokens: Tokens to keep; None chooses.
         heal_steps: Steps of distillation to the unmerged model; 0 for none.
-        masks: "auto", "ellipse", "none", a folder with mask files, or an .onnx segmentation model; see
+        masks: "self": the copy finds the person itself and is used as the model was; "ellipse", "true",
+            "none", a folder with mask files, or an .onnx segmentation model: see
             `acceleration.frames.load_frames`.
         labels: "none" leaves true joints aside.
         detector: As for `Pipeline`.
@@ -194,21 +203,23 @@ def accelerate_model(
     report("reading", 1, 1)
     calibration, held_out = people.split(config.held_out, config.seed)
     _log.info("searching on %s", calibration.describe())
+    source = training_batches(parts, calibration, config)
+    self_mask = learn_self_mask(parts, source, config, progress) if config.masks == "self" else None
     searched = None
     plan = config.plan
     if plan is None:
         judge = Judge(parts, calibration.rows(slice(config.people)))
         state = None if out is None else out / "search"
-        searched = joint_search(judge, config.search, state_dir=state, progress=progress)
+        searched = joint_search(judge, config.search, self_mask=self_mask, state_dir=state, progress=progress)
         plan = MergePlan(
             layers=searched.chosen.layers,
             tokens=searched.chosen.tokens,
             source=weights_fingerprint(parts.model),
         )
-    merged = plan.fit(parts.model)
+    merged = plan.fit(parts.model, self_mask)
     variants = [Variant(name="merged", model=merged)]
     if config.heal_steps and (plan.layers or plan.tokens):
-        healed = heal_merged(merged, parts, calibration, config, progress)
+        healed = heal_merged(merged, parts, source, config, progress)
         variants.append(Variant(name="merged, healed", model=healed))
     found = _report(name, parts, calibration, held_out, variants, plan, searched, config, report)
     result = Accelerated(model=variants[-1].model, plan=plan, report=found)
@@ -217,27 +228,47 @@ def accelerate_model(
     return result
 
 
+def training_batches(parts: ModelParts, calibration: Frames, config: AccelerateConfig) -> BatchSource:
+    """What healing learns from: the calibration part, or `config.heal_data`."""
+    if config.heal_data is not None:
+        return RecordBatches(
+            config.heal_data, parts.image_size, batch_size=config.heal_batch, seed=config.seed
+        )
+    return PictureBatches(
+        calibration.pictures,
+        calibration.masks,
+        calibration.bbox_info,
+        batch_size=config.heal_batch,
+        seed=config.seed,
+    )
+
+
+def learn_self_mask(
+    parts: ModelParts, source: BatchSource, config: AccelerateConfig, progress: Progress | None = None
+) -> SelfMaskHead:
+    """A head that finds the person on the model's tokens."""
+    encoder = parts.model.encoder
+    steps = config.self_mask_steps
+    tell = progress or (lambda stage, done, total: None)
+    # Tokens of a convolution stem know enough at once; plain patches have to look at each other first.
+    after = 0 if len(encoder.channels) > 1 else min(2, parts.depth - 1)
+    return train_self_mask(
+        parts.model,
+        source,
+        SelfMaskTraining(steps=steps, seed=config.seed),
+        head=SelfMaskConfig(dim=encoder.channels[-1], after=after),
+        progress=lambda step, loss: tell("self-mask", step + 1, steps),
+    )
+
+
 def heal_merged(
     merged: nn.Module,
     parts: ModelParts,
-    calibration: Frames,
+    source: BatchSource,
     config: AccelerateConfig,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Distil a merged copy from its original, on the calibration part or on `config.heal_data`."""
-    source: BatchSource
-    if config.heal_data is not None:
-        source = RecordBatches(
-            config.heal_data, parts.image_size, batch_size=config.heal_batch, seed=config.seed
-        )
-    else:
-        source = PictureBatches(
-            calibration.pictures,
-            calibration.masks,
-            calibration.bbox_info,
-            batch_size=config.heal_batch,
-            seed=config.seed,
-        )
+    """Distil a merged copy from its original."""
     steps = config.heal_steps
     tell = progress or (lambda stage, done, total: None)
     return heal(

@@ -48,13 +48,9 @@ class Document:
         """A picture; it is written beside the Markdown as `name`."""
         self._blocks.append(("picture", (name, rgb, caption)))
 
-    def write(self, folder: Path, stem: str) -> tuple[Path, Path]:
-        """Write `stem`.md with its pictures, and `stem`.html.
-
-        Returns:
-            Both files.
-        """
-        markdown, page = [f"# {self.title}"], [f"<h1>{html.escape(self.title)}</h1>"]
+    def write(self, folder: Path, stem: str, *, page: bool = True) -> None:
+        """Write `stem`.md with its pictures and, with `page`, `stem`.html."""
+        markdown, parts = [f"# {self.title}"], [f"<h1>{html.escape(self.title)}</h1>"]
         for kind, content in self._blocks:
             if kind == "picture":
                 assert isinstance(content, tuple)
@@ -62,29 +58,29 @@ class Document:
                 path = write_image(folder / name, rgb)
                 markdown.append(f"![{caption}]({name})")
                 data = base64.b64encode(path.read_bytes()).decode()
-                page.append(
+                parts.append(
                     f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}">'
                     f"<figcaption>{html.escape(caption)}</figcaption></figure>"
                 )
             elif kind == "table":
                 assert isinstance(content, list)
                 markdown.append(_markdown_table(content))
-                page.append(_html_table(content))
+                parts.append(_html_table(content))
             else:
                 text = str(content)
                 markdown.append(f"## {text}" if kind == "heading" else text)
                 tag = "h2" if kind == "heading" else "p"
-                page.append(f"<{tag}>{html.escape(text)}</{tag}>")
-        body = "\n".join(page)
+                parts.append(f"<{tag}>{html.escape(text)}</{tag}>")
+        write_bytes(folder / f"{stem}.md", ("\n\n".join(markdown) + "\n").encode())
+        if not page:
+            return
+        body = "\n".join(parts)
         whole = (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f"<title>{html.escape(self.title)}</title><style>\n{_STYLE}\n</style></head>\n<body>\n{body}\n"
             "</body></html>\n"
         )
-        return (
-            write_bytes(folder / f"{stem}.md", ("\n\n".join(markdown) + "\n").encode()),
-            write_bytes(folder / f"{stem}.html", whole.encode()),
-        )
+        write_bytes(folder / f"{stem}.html", whole.encode())
 
 
 def _markdown_table(rows: list[list[str]]) -> str:

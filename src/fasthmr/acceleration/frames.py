@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fasthmr.acceleration.masks import CHOICES, PictureMasks, crop_masks, ellipse_in_crop, picture_masks
+from fasthmr.acceleration.masks import CHOICES, NAMES, PictureMasks, crop_masks, picture_masks
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.data.augment import RECORD_MARGIN, AugmentConfig, RecordStore, make_batch
 from fasthmr.data.shards import load_shards
@@ -19,6 +19,7 @@ from fasthmr.errors import InputError, UsageError
 from fasthmr.geometry.cameras import bbox_info
 from fasthmr.geometry.crops import crop_pictures
 from fasthmr.io.images import read_image
+from fasthmr.reduction.mask_tokens import ellipse_in_crop
 from fasthmr.runtime.detect import Detector, load_detector
 from fasthmr.runtime.intrinsics import IntrinsicsEstimator
 from fasthmr.runtime.sources import VIDEO_SUFFIXES, find_pictures
@@ -98,7 +99,7 @@ def load_frames(
     source: Path | str,
     parts: ModelParts,
     *,
-    masks: str = "auto",
+    masks: str = "self",
     labels: Labels = "auto",
     detector: str | Path | Detector = "auto",
     limit: int = 2048,
@@ -107,9 +108,10 @@ def load_frames(
     """People from a folder (file, glob, list) of pictures or a folder of rendered records.
 
     Args:
-        masks: "auto": the masks of records, else the ellipse in the detection box; "ellipse"; "none" to
-            protect nobody; a folder with a mask picture of the same name beside each picture; or an .onnx
-            model (see `masks.OnnxSegmenter`).
+        masks: "true": those of records; "ellipse" in the detection box; "self" where the model shall find
+            the person itself (masks of records then serve to teach it); "none" to protect nobody; a folder
+            with a mask picture of the same name for each picture; or an .onnx model (see
+            `masks.OnnxSegmenter`).
         labels: "auto" takes true joints where there are some.
         limit: Take at most this many people, chosen by `seed`.
 
@@ -128,7 +130,7 @@ def record_frames(
     folder: Path,
     parts: ModelParts,
     *,
-    masks: str = "auto",
+    masks: str = "self",
     labels: Labels = "auto",
     limit: int = 2048,
     seed: int = 0,
@@ -156,7 +158,7 @@ def record_frames(
         pictures=torch.cat([batch.pixels for batch in batches]),
         picture_ids=rows,
         source=str(folder),
-        mask_source={"auto": "of the records", "ellipse": "ellipse in the box", "none": "none"}[masks],
+        mask_source=NAMES[masks],
         joints=joints,
         bbox_info=_record_info(store, rows) if parts.takes_camera else None,
     )

@@ -15,30 +15,21 @@ from torch import Tensor
 from fasthmr.errors import InputError, UnsafeFileError, UsageError, did_you_mean
 from fasthmr.geometry.crops import IMAGENET_MEAN, IMAGENET_STD, crop_pictures
 from fasthmr.io.images import read_image
-from fasthmr.reduction.mask_tokens import ellipse_mask
 from fasthmr.runtime.onnx_detector import first_line, open_session, runtime_errors
 
-CHOICES = ("auto", "ellipse", "none")
+CHOICES = ("self", "true", "ellipse", "none")
+NAMES = {
+    "self": "found by the model itself",
+    "true": "of the records",
+    "ellipse": "ellipse in the box",
+    "none": "none",
+}
+"""Sources of masks in words."""
+
 _SIDE = 512  # of the input, where the file leaves it open
 _PERSON = {2: 1, 19: 11, 21: 15, 150: 12}  # classes of the background kind, Cityscapes, Pascal VOC, ADE20K
 
 Mask = Bool[np.ndarray, "height width"]
-
-
-def ellipse_in_crop(
-    boxes_xyxy: Float[Tensor, "people 4"],
-    box_center: Float[Tensor, "people 2"],
-    box_size: Float[Tensor, "people"],
-    crop_size: int,
-) -> Bool[Tensor, "people size size"]:
-    """The ellipses in detection boxes, as masks of the square crops around them.
-
-    Args:
-        boxes_xyxy: Pixels of the picture.
-        box_center, box_size: Of the squares, as in `types.Crop`.
-    """
-    corner = (box_center - box_size[:, None] / 2).repeat(1, 2)
-    return ellipse_mask((boxes_xyxy - corner) * (crop_size / box_size)[:, None], (crop_size, crop_size))
 
 
 def crop_masks(
@@ -92,10 +83,12 @@ def picture_masks(choice: str, pictures: Sequence[Path]) -> PictureMasks:
         InputError: A mask file is missing.
         UnsafeFileError: The model cannot be used.
     """
-    if choice == "none":
-        return PictureMasks(kind="none", name="none")
-    if choice in ("auto", "ellipse"):
-        return PictureMasks(kind="ellipse", name="ellipse in the box")
+    if choice in ("self", "none"):
+        return PictureMasks(kind="none", name=NAMES[choice])
+    if choice == "true":
+        raise UsageError("masks=true: pictures have none; give a folder with masks, or use masks=self")
+    if choice == "ellipse":
+        return PictureMasks(kind="ellipse", name=NAMES[choice])
     path = Path(choice)
     if path.suffix.lower() == ".onnx":
         return PictureMasks(kind="model", name=path.name, model=OnnxSegmenter(path))

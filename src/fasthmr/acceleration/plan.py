@@ -14,6 +14,7 @@ from fasthmr.errors import InputError, UnsafeFileError, UsageError
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.reduced import reduce_model
 from fasthmr.reduction.eclm import LayerMergePlan, weights_fingerprint
+from fasthmr.reduction.self_mask import SelfMaskHead
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 
 _MAX_BYTES = 1 << 20
@@ -58,24 +59,29 @@ class MergePlan:
             raise InputError(f"{path}: not a plan that 'fasthmr accelerate' wrote")
         return MergePlan(layers=layers, tokens=tokens, source=str(content.get("source", "")))
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module, self_mask: SelfMaskHead | None = None) -> nn.Module:
         """The merged copy of a source model.
+
+        Args:
+            self_mask: Finds the person in place of masks.
 
         Raises:
             UsageError: The plan does not fit the model, or was found for other weights.
         """
         if self.source and self.source != weights_fingerprint(model):
             raise UsageError("the plan was found for other weights; give the model that it was found for")
-        return self.fit(model)
+        return self.fit(model, self_mask)
 
-    def fit(self, model: nn.Module) -> nn.Module:
+    def fit(self, model: nn.Module, self_mask: SelfMaskHead | None = None) -> nn.Module:
         """As `apply`, for whatever weights.
 
         Raises:
             UsageError: The plan does not fit the model.
         """
         try:
-            return reduce_model(model, layers=self.layers, tokens=self.tokens)
+            guided = self.tokens is not None and self.tokens.guided
+            head = self_mask if guided else None
+            return reduce_model(model, layers=self.layers, tokens=self.tokens, self_mask=head)
         except UsageError:
             raise
         except ValueError as error:

@@ -125,38 +125,54 @@ class AccelerationReport:
 
 def write_report(
     report: AccelerationReport, parts: ModelParts, model: nn.Module, held_out: Frames, out: Path
-) -> tuple[Path, Path]:
-    """Write `report.md` with its pictures, `report.html` and `report.json`.
-
-    Returns:
-        The Markdown and the HTML file.
-    """
+) -> None:
+    """Write `report.md` with its pictures, `report.html` and `report.json`."""
     page = Document(title=f"{report.model}: layers and tokens merged")
     page.text(_summary(report))
-    _accuracy(page, report)
-    _cost(page, report)
-    _merged(page, report)
+    add_accuracy(page, report)
+    add_cost(page, report)
+    add_merged(page, report)
+    add_figures(page, report, parts, model, held_out)
+    if report.search is not None:
+        add_search(page, report.search)
+    write_bytes(out / "report.json", json.dumps(report.as_dict(), indent=1).encode())
+    page.write(out, "report")
+
+
+def add_figures(
+    page: Document,
+    report: AccelerationReport,
+    parts: ModelParts,
+    model: nn.Module,
+    held_out: Frames,
+    prefix: str = "",
+) -> None:
+    """The similarity of layers, and examples.
+
+    Args:
+        model: That of the last row.
+        prefix: Of the file names.
+    """
     groups = report.plan.layers.groups if report.plan.layers else None
     page.heading("Similarity of layers")
     page.text(
         "Unbiased linear CKA of what leaves each block of the unmerged model, over random tokens of the "
         "calibration part. Frames mark merged groups. The search does not use it."
     )
-    page.picture("cka.png", draw_similarity(report.similarity, groups), "CKA of all pairs of blocks")
+    page.picture(f"{prefix}cka.png", draw_similarity(report.similarity, groups), "CKA of all pairs of blocks")
     page.heading("Examples")
-    page.text("Held-out people that moved most and others, each: picture, unmerged, merged.")
     order = report.rows[-1].distance.argsort(descending=True)
     half = min(_SHOWN // 2, len(order) // 2)
-    chosen = torch.cat((order[:half], order[half:][: _SHOWN - half]))
+    chosen = torch.cat((order[:half], order[len(order) // 2 :][: _SHOWN - half]))
+    page.text(
+        f"Held-out people, left the {half} whose joints moved most, right some that moved by the median: "
+        "picture, unmerged, merged."
+    )
     page.picture(
-        "examples.png",
+        f"{prefix}examples.png",
         draw_people(parts, held_out.rows(chosen), (parts.model, model)),
         "Picture, unmerged model, merged model",
     )
-    if report.search is not None:
-        _search(page, report.search)
-    write_bytes(out / "report.json", json.dumps(report.as_dict(), indent=1).encode())
-    return page.write(out, "report")
 
 
 def _summary(report: AccelerationReport) -> str:
@@ -182,7 +198,8 @@ def _summary(report: AccelerationReport) -> str:
     return text
 
 
-def _accuracy(page: Document, report: AccelerationReport) -> None:
+def add_accuracy(page: Document, report: AccelerationReport) -> None:
+    """Errors on held-out people, before and after."""
     page.heading("Accuracy")
     page.text(
         f"Calibration (choice of what is merged, healing): {report.calibration}. "
@@ -209,7 +226,8 @@ def change_text(change: Change) -> str:
     return f"{change.mean:+.3f} ({change.interval[0]:+.3f} to {change.interval[1]:+.3f})"
 
 
-def _cost(page: Document, report: AccelerationReport) -> None:
+def add_cost(page: Document, report: AccelerationReport) -> None:
+    """Parameters, multiply-accumulates and throughput."""
     page.heading("Cost")
     lines = (
         ("parameters, M, all", "params", 1e6),
@@ -238,7 +256,8 @@ def _cost(page: Document, report: AccelerationReport) -> None:
     page.table(["batch", "before", "after", "speed-up (95 % interval)"], rows)
 
 
-def _merged(page: Document, report: AccelerationReport) -> None:
+def add_merged(page: Document, report: AccelerationReport) -> None:
+    """Groups and token schedule."""
     page.heading("What is merged")
     plan = report.plan
     if plan.layers is None:
@@ -258,13 +277,14 @@ def _merged(page: Document, report: AccelerationReport) -> None:
         for merged in plan.tokens.counts:
             left -= merged
             steps.append(str(left))
-        kind = "around the person" if plan.tokens.guided else "without masks"
+        kind = "around the person" if plan.tokens.guided else "protecting nobody"
         page.text(f"Tokens, {kind}: {' -> '.join(steps)} in the first {len(plan.tokens.counts)} blocks.")
     if report.heal_steps:
         page.text(f"Healed by {report.heal_steps} steps of distillation to the unmerged model.")
 
 
-def _search(page: Document, search: JointSearch) -> None:
+def add_search(page: Document, search: JointSearch) -> None:
+    """All candidates, and the trials of the chosen one."""
     page.heading("Search")
     page.text(
         "Every layer search ran while the tokens of its schedule merged. Changes are those of the "

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.acceleration.judge import Change, Judge
+from fasthmr.acceleration.plan import MergePlan
 from fasthmr.acceleration.speed import Ratio, speed_ratio
 from fasthmr.benchmark.counters import count
 from fasthmr.errors import UsageError
-from fasthmr.models.reduced import reduce_model
 from fasthmr.reduction.eclm import EQ4, LayerMergePlan, MergeRule, weights_fingerprint
 from fasthmr.reduction.eclm_search import SearchResult, select_merges
 from fasthmr.reduction.merge_search import Trial
@@ -230,13 +230,7 @@ def pareto(candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) 
 
 def merged_model(judge: Judge, candidate: Candidate, self_mask: SelfMaskHead | None = None) -> nn.Module:
     """The merged copy of the judge's model that a candidate stands for."""
-    guided = candidate.tokens is not None and candidate.tokens.guided
-    return reduce_model(
-        judge.parts.model,
-        layers=candidate.layers,
-        tokens=candidate.tokens,
-        self_mask=self_mask if guided else None,
-    )
+    return MergePlan(layers=candidate.layers, tokens=candidate.tokens).fit(judge.parts.model, self_mask)
 
 
 def _rounds(options: SearchOptions) -> int:
@@ -255,7 +249,7 @@ def _threshold(
         return options.thresholds_mm[number]
     if plan is None:
         return options.max_error_mm
-    model = reduce_model(judge.parts.model, tokens=plan, self_mask=self_mask if plan.guided else None)
+    model = MergePlan(tokens=plan).fit(judge.parts.model, self_mask)
     left = options.max_error_mm - max(0.0, float((judge.errors(model) - judge.before).mean()))
     return left if left > 0 else None
 
@@ -287,6 +281,7 @@ def _candidate(
     layers = result.plan if result.plan.depth < result.plan.source_depth else None
     if plan is not None:  # blocks that are gone merge no tokens
         plan = replace(plan, counts=plan.counts[: result.plan.depth])
+        plan = plan if any(plan.counts) else None
     found = Candidate(
         layers=layers,
         tokens=plan,

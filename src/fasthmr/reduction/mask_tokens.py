@@ -83,3 +83,19 @@ def ellipse_mask(
         ..., 0
     ]
     return y[:, :, None].square() + x[:, None, :].square() <= 1
+
+
+def ellipse_in_crop(
+    boxes_xyxy: Float[Tensor, "people 4"],
+    box_center: Float[Tensor, "people 2"],
+    box_size: Float[Tensor, "people"],
+    crop_size: int,
+) -> Bool[Tensor, "people size size"]:
+    """The ellipses in detection boxes, as masks of the square crops around them.
+
+    Args:
+        boxes_xyxy: Pixels of the picture.
+        box_center, box_size: Of the squares, as in `types.Crop`.
+    """
+    corner = (box_center - box_size[:, None] / 2).repeat(1, 2)
+    return ellipse_mask((boxes_xyxy - corner) * (crop_size / box_size)[:, None], (crop_size, crop_size))

@@ -19,6 +19,7 @@ from fasthmr.data.records import POINT_NAMES
 from fasthmr.errors import ResourceError, UnsafeFileError, UsageError
 from fasthmr.geometry.cameras import bbox_info, crop_camera_to_full, project
 from fasthmr.geometry.crops import crop_pictures
+from fasthmr.reduction.mask_tokens import ellipse_in_crop
 from fasthmr.results import Person
 from fasthmr.runtime.intrinsics import Picture, PictureCamera
 from fasthmr.runtime.timing import Stopwatch
@@ -97,7 +98,9 @@ class MeshRecovery:
                 antialias=getattr(self.model, "crop_antialias", True),
             )
         with watch("model"):
-            output = run_model(self.model, crop, camera, self.batch_size, self.device)
+            output = run_model(
+                self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=people.boxes_xyxy
+            )
         with watch("body"):
             placed = place_people(output, crop, camera, self.params_body, self.body)
             return placed, coco_keypoints(output, placed, crop, people.scores, camera, self.body)
@@ -109,13 +112,23 @@ def run_model(
     camera: PictureCamera,
     batch_size: int,
     device: torch.device,
+    *,
+    boxes_xyxy: Float[Tensor, "persons 4"] | None = None,
 ) -> HMROutput:
-    """The model on all crops, see `in_batches`; with the place of the crops where it takes the camera."""
-    where = _bbox_info(crop, camera) if takes_camera(model) else None
+    """The model on all crops, see `in_batches`; with the place of the crops where it takes the camera.
+
+    Args:
+        boxes_xyxy: What was detected; a model that merges tokens around the person protects its ellipse.
+    """
+    given = [crop.pixels, _bbox_info(crop, camera)] if takes_camera(model) else [crop.pixels]
+    masks = None
+    if boxes_xyxy is not None and getattr(model, "takes_mask", False):
+        size = crop.pixels.shape[-1]
+        masks = ellipse_in_crop(boxes_xyxy.cpu(), crop.box_center.cpu(), crop.box_size.cpu(), size).float()
 
     def run(some: slice) -> HMROutput:
-        pixels = crop.pixels[some].to(device)
-        return model(pixels) if where is None else model(pixels, where[some].to(device))
+        inputs = [tensor[some].to(device) for tensor in given]
+        return model(*inputs) if masks is None else model(*inputs, mask=masks[some].to(device))
 
     return _join(in_batches(run, len(crop.pixels), batch_size))
 
