@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import fasthmr
-from fasthmr.acceleration.accelerate import AccelerateConfig, Accelerated, accelerate_model
+from fasthmr.acceleration.accelerate import Accelerated, accelerate_model
+from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.plan import MergePlan
-from fasthmr.acceleration.search import SearchOptions
+from fasthmr.acceleration.settings import AccelerateConfig
 from fasthmr.cli import main
 from fasthmr.errors import InputError, UsageError
 from fasthmr.models.keypoint_hmr import KeypointHMR

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.frames import Frames, load_frames
 from fasthmr.acceleration.judge import Judge
 from fasthmr.acceleration.parts import ModelParts
-from fasthmr.acceleration.search import SearchOptions, joint_search, merged_model
+from fasthmr.acceleration.search import joint_search, merged_model
 from fasthmr.evaluation.metrics import pa_mpjpe_mm
 from fasthmr.reduction.self_mask import SelfMaskConfig
 

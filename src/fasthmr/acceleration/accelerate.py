@@ -3,90 +3,38 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.figures import layer_similarity
-from fasthmr.acceleration.frames import Frames, Labels, is_records, load_frames
+from fasthmr.acceleration.frames import Frames, Labels, load_frames
 from fasthmr.acceleration.judge import Judge
+from fasthmr.acceleration.learning import heal_merged, learn_self_mask, training_batches
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
-from fasthmr.acceleration.report import AccelerationReport, Variant, measure_variant, write_report
-from fasthmr.acceleration.search import JointSearch, Progress, SearchOptions, joint_search
+from fasthmr.acceleration.report import AccelerationReport, write_report
+from fasthmr.acceleration.search import JointSearch, Progress, joint_search
+from fasthmr.acceleration.settings import AccelerateConfig
 from fasthmr.acceleration.speed import speed_ratio
+from fasthmr.acceleration.variants import Variant, measure_variant
 from fasthmr.benchmark.counters import count
 from fasthmr.body.lbs import BodyModel
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import open_weights, save_weights
 from fasthmr.errors import UsageError
 from fasthmr.reduction.eclm import weights_fingerprint
-from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
 from fasthmr.runtime.detect import Detector
 from fasthmr.runtime.loading import DEFAULT_MODEL, is_file_name, load_model
-from fasthmr.training.crop_batches import BatchSource, PictureBatches, RecordBatches
-from fasthmr.training.heal import HealConfig, heal
-from fasthmr.training.self_mask import SelfMaskTraining, train_self_mask
 from fasthmr.zoo.registry import list_models
 
 _log = logging.getLogger(__name__)
 
 THROUGHPUT_BATCHES = (1, 8, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AccelerateConfig:
-    """Settings of `accelerate_model`.
-
-    Attributes:
-        search: What is searched, and what is asked for.
-        plan: Merge by this plan instead of searching.
-        masks: See `frames.load_frames`. With "self", a small head on the model's own tokens learns to find
-            the person, from the masks of records or from the meshes that the model recovers.
-        labels: See `frames.load_frames`.
-        detector: Finds people in pictures.
-        held_out: Share of the pictures that only judges.
-        people: Crops that layers are searched on.
-        limit: Crops to read at most.
-        heal_steps: Steps of distillation after merging (`training.heal`); 0 for none.
-        heal_batch: Crops of a step.
-        heal_data: Folder of rendered records to heal (and teach the self-mask head) on; None for the
-            calibration part of the data.
-        self_mask_steps: Steps of teaching the head that finds the person.
-        time_s: Seconds of each throughput measurement.
-    """
-
-    search: SearchOptions = field(default_factory=SearchOptions)
-    plan: MergePlan | None = None
-    masks: str = "self"
-    labels: Labels = "auto"
-    detector: str | Path | Detector = "auto"
-    held_out: float = 0.3
-    people: int = 256
-    limit: int = 2048
-    heal_steps: int = 300
-    heal_batch: int = 32
-    heal_data: Path | None = None
-    self_mask_steps: int = 200
-    time_s: float = 2.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.labels not in ("auto", "none"):
-            raise UsageError(f"labels={self.labels}; use 'auto' or 'none'")
-        if self.heal_steps < 0 or self.heal_batch < 1:
-            raise UsageError(f"heal_steps={self.heal_steps} or heal_batch={self.heal_batch} is too small")
-        if not 0 < self.held_out < 1:
-            raise UsageError(f"held_out={self.held_out}; a share of the pictures between 0 and 1")
-        if self.self_mask_steps < 1:
-            raise UsageError(f"self_mask_steps={self.self_mask_steps}; at least 1")
-        if self.people < 2:
-            raise UsageError(f"people={self.people} crops are too few to search on")
-        if self.heal_data is not None and not is_records(self.heal_data):
-            raise UsageError(f"heal_data={self.heal_data}: no folder of rendered records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,58 +174,6 @@ def accelerate_model(
     if out is not None:
         _write(result, name, model, parts, held_out, out)
     return result
-
-
-def training_batches(parts: ModelParts, calibration: Frames, config: AccelerateConfig) -> BatchSource:
-    """What healing learns from: the calibration part, or `config.heal_data`."""
-    if config.heal_data is not None:
-        return RecordBatches(
-            config.heal_data, parts.image_size, batch_size=config.heal_batch, seed=config.seed
-        )
-    return PictureBatches(
-        calibration.pictures,
-        calibration.masks,
-        calibration.bbox_info,
-        batch_size=config.heal_batch,
-        seed=config.seed,
-    )
-
-
-def learn_self_mask(
-    parts: ModelParts, source: BatchSource, config: AccelerateConfig, progress: Progress | None = None
-) -> SelfMaskHead:
-    """A head that finds the person on the model's tokens."""
-    encoder = parts.model.encoder
-    steps = config.self_mask_steps
-    tell = progress or (lambda stage, done, total: None)
-    # Tokens of a convolution stem know enough at once; plain patches have to look at each other first.
-    after = 0 if len(encoder.channels) > 1 else min(2, parts.depth - 1)
-    return train_self_mask(
-        parts.model,
-        source,
-        SelfMaskTraining(steps=steps, seed=config.seed),
-        head=SelfMaskConfig(dim=encoder.channels[-1], after=after),
-        progress=lambda step, loss: tell("self-mask", step + 1, steps),
-    )
-
-
-def heal_merged(
-    merged: nn.Module,
-    parts: ModelParts,
-    source: BatchSource,
-    config: AccelerateConfig,
-    progress: Progress | None = None,
-) -> nn.Module:
-    """Distil a merged copy from its original."""
-    steps = config.heal_steps
-    tell = progress or (lambda stage, done, total: None)
-    return heal(
-        merged,
-        parts.model,
-        source,
-        HealConfig(steps=steps),
-        progress=lambda step, terms: tell("healing", step + 1, steps),
-    ).eval()
 
 
 def _check_fit(parts: ModelParts, config: AccelerateConfig) -> None:

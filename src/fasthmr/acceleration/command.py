@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from fasthmr.acceleration.accelerate import AccelerateConfig, accelerate_model
+from fasthmr.acceleration.accelerate import accelerate_model
+from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.frames import Labels
 from fasthmr.acceleration.plan import MergePlan
-from fasthmr.acceleration.search import Progress, SearchOptions
+from fasthmr.acceleration.search import Progress
+from fasthmr.acceleration.settings import AccelerateConfig
 
 
 def run_accelerate(

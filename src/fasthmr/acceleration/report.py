@@ -15,47 +15,16 @@ from torch import Tensor, nn
 from fasthmr.acceleration.document import Document
 from fasthmr.acceleration.figures import draw_people, draw_similarity
 from fasthmr.acceleration.frames import Frames
-from fasthmr.acceleration.judge import Change, predict_joints
+from fasthmr.acceleration.judge import Change
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
 from fasthmr.acceleration.search import JointSearch
 from fasthmr.acceleration.speed import Ratio
+from fasthmr.acceleration.variants import Measured
 from fasthmr.benchmark.counters import Counts
-from fasthmr.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
 from fasthmr.io.atomic import write_bytes
 
 _SHOWN = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A model under a name."""
-
-    name: str
-    model: nn.Module
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A model on the held-out people; arrays have one number for each.
-
-    Attributes:
-        errors: MPJPE in millimetres, PA-MPJPE; empty without labels.
-        distance: Mean distance of its joints to those of the unmerged model, millimetres.
-    """
-
-    name: str
-    errors: Mapping[str, Float[Tensor, "people"]]
-    distance: Float[Tensor, "people"]
-
-
-def measure_variant(variant: Variant, parts: ModelParts, frames: Frames) -> Measured:
-    """Run a merged copy of the model of `parts` on people."""
-    joints, unmerged = predict_joints(parts, frames, variant.model), predict_joints(parts, frames)
-    errors = {}
-    if frames.joints is not None:
-        errors = {"MPJPE": mpjpe_mm(joints, frames.joints), "PA-MPJPE": pa_mpjpe_mm(joints, frames.joints)}
-    return Measured(name=variant.name, errors=errors, distance=mpjpe_mm(joints, unmerged))
 
 
 @dataclass(frozen=True, kw_only=True)

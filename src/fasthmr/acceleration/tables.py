@@ -8,33 +8,27 @@ from pathlib import Path
 
 from torch import nn
 
-from fasthmr.acceleration.accelerate import (
-    THROUGHPUT_BATCHES,
-    AccelerateConfig,
-    heal_merged,
-    learn_self_mask,
-    save_merged,
-    training_batches,
-)
+from fasthmr.acceleration.accelerate import THROUGHPUT_BATCHES, save_merged
+from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.document import Document
 from fasthmr.acceleration.figures import layer_similarity
 from fasthmr.acceleration.frames import Frames, record_frames
 from fasthmr.acceleration.judge import Change, Judge
+from fasthmr.acceleration.learning import heal_merged, learn_self_mask, training_batches
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
 from fasthmr.acceleration.report import (
     AccelerationReport,
-    Measured,
-    Variant,
     add_cost,
     add_figures,
     add_merged,
     add_search,
     change_text,
-    measure_variant,
 )
-from fasthmr.acceleration.search import JointSearch, SearchOptions, joint_search
+from fasthmr.acceleration.search import JointSearch, joint_search
+from fasthmr.acceleration.settings import AccelerateConfig
 from fasthmr.acceleration.speed import Ratio, speed_ratio
+from fasthmr.acceleration.variants import Measured, Variant, measure_variant
 from fasthmr.benchmark.counters import count
 from fasthmr.errors import UsageError
 from fasthmr.reduction.eclm import weights_fingerprint
