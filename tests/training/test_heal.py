@@ -25,7 +25,8 @@ from fasthmr.reduction.eclm import LayerMergePlan
 from fasthmr.reduction.mask_tokens import ellipse_mask
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 from fasthmr.training.crop_batches import BatchSource, PictureBatches, RecordBatches
-from fasthmr.training.heal import Distiller, HealConfig, HealWeights, heal
+from fasthmr.training.distill import Distiller, HealWeights
+from fasthmr.training.heal import HealConfig, heal
 
 VIT = ViTConfig(dim=16, depth=4, heads=2, image_size=(64, 48), patch_size=8, patch_padding=2)
 HEAD = SMPLHeadConfig(context_dim=16, dim=24, depth=2, heads=2, head_dim=8, mlp_dim=16)
