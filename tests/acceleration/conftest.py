@@ -16,7 +16,7 @@ from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
 
-RECORDS = 40
+RECORDS = 36
 
 
 def _quiet(blocks: torch.nn.ModuleList, which: tuple[int, ...]) -> None:

@@ -54,7 +54,7 @@ def test_an_allowed_error_bounds_all_merges_together(model, records):
     parts = ModelParts.of(model)
     judge = Judge(parts, frames_of(parts, records), teacher=True)
     for allowed in (0.5, 3.0):
-        found = joint_search(judge, SearchOptions(max_error_mm=allowed, **QUICK))
+        found = joint_search(judge, SearchOptions(max_error_mm=allowed, keep=(48, 30), **QUICK))
         assert found.chosen.rise.mean < allowed
     nothing = joint_search(judge, SearchOptions(max_error_mm=1e-6, keep=(30,), **QUICK))
     assert not nothing.met and nothing.chosen.layers is None and nothing.chosen.tokens is None
@@ -63,7 +63,9 @@ def test_an_allowed_error_bounds_all_merges_together(model, records):
 def test_the_front_holds_what_nothing_beats(model, records):
     parts = ModelParts.of(model)
     judge = Judge(parts, frames_of(parts, records))
-    found = joint_search(judge, SearchOptions(thresholds_mm=(20.0,), per_block=10, time_s=0.01))
+    found = joint_search(
+        judge, SearchOptions(thresholds_mm=(20.0,), keep=(48, 40, 30), per_block=10, time_s=0.01)
+    )
     assert {candidate.speed is None for candidate in found.front[1:]} <= {False}
     for before, after in pairwise(found.front):
         assert before.rise.mean <= after.rise.mean and before.gain < after.gain

@@ -13,7 +13,7 @@ from torch import nn
 from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.figures import layer_similarity
 from fasthmr.acceleration.frames import Frames, Labels, load_frames
-from fasthmr.acceleration.judge import Judge
+from fasthmr.acceleration.judge import Judge, predict_joints
 from fasthmr.acceleration.learning import heal_merged, learn_self_mask, training_batches
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
@@ -201,7 +201,8 @@ def _report(
 ) -> AccelerationReport:
     progress("judging", 0, 1)
     before = Variant(name="unmerged", model=parts.model)
-    rows = tuple(measure_variant(variant, parts, held_out) for variant in (before, *variants))
+    unmerged = predict_joints(parts, held_out)
+    rows = tuple(measure_variant(variant, parts, held_out, unmerged) for variant in (before, *variants))
     final = variants[-1].model
     speeds = {
         size: speed_ratio(parts.model, final, batch_size=size, seconds=config.time_s)

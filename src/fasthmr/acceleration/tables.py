@@ -13,7 +13,7 @@ from fasthmr.acceleration.candidates import SearchOptions
 from fasthmr.acceleration.document import Document
 from fasthmr.acceleration.figures import layer_similarity
 from fasthmr.acceleration.frames import Frames, record_frames
-from fasthmr.acceleration.judge import Change, Judge
+from fasthmr.acceleration.judge import Change, Judge, predict_joints
 from fasthmr.acceleration.learning import heal_merged, learn_self_mask, training_batches
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
@@ -135,7 +135,8 @@ class _Bench:
         self.parts, self.settings, self.source, self.config = parts, settings, source, config
         self.test = test
         self.final: nn.Module = parts.model
-        self.base = measure_variant(Variant(name="unmerged", model=parts.model), parts, test)
+        self.unmerged = predict_joints(parts, test)
+        self.base = measure_variant(Variant(name="unmerged", model=parts.model), parts, test, self.unmerged)
         self.macs = count(parts.model).macs
 
     def rows(self, plan: MergePlan, self_mask: SelfMaskHead) -> list[_Row]:
@@ -170,7 +171,9 @@ class _Bench:
         )
 
     def _row(self, name: str, model: nn.Module, frames: Frames | None = None) -> _Row:
-        measured = measure_variant(Variant(name=name, model=model), self.parts, frames or self.test)
+        measured = measure_variant(
+            Variant(name=name, model=model), self.parts, frames or self.test, self.unmerged
+        )
         change = Change.of(measured.errors["MPJPE"], self.base.errors["MPJPE"])
         _LOG.info("%s: MPJPE %s mm", name, change_text(change))
         same = model is self.parts.model

@@ -36,9 +36,15 @@ class Measured:
     distance: Float[Tensor, "people"]
 
 
-def measure_variant(variant: Variant, parts: ModelParts, frames: Frames) -> Measured:
-    """Run a merged copy of the model of `parts` on people."""
-    joints, unmerged = predict_joints(parts, frames, variant.model), predict_joints(parts, frames)
+def measure_variant(
+    variant: Variant, parts: ModelParts, frames: Frames, unmerged: Float[Tensor, "people joints 3"]
+) -> Measured:
+    """Run a merged copy of the model of `parts` on people.
+
+    Args:
+        unmerged: Joints of these people by the model itself.
+    """
+    joints = unmerged if variant.model is parts.model else predict_joints(parts, frames, variant.model)
     errors = {}
     if frames.joints is not None:
         errors = {"MPJPE": mpjpe_mm(joints, frames.joints), "PA-MPJPE": pa_mpjpe_mm(joints, frames.joints)}
