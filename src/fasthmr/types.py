@@ -87,12 +87,14 @@ class HMROutput:
         keypoints: 2D points read from heat maps, where the model has such a head.
         aux_keypoints_2d: Points that CameraHMR's head reads out beside the pose; nothing in its release uses
             or scales them.
+        features: What the head read its answers from, for temporal models (FastHMR, sec. 3.3).
     """
 
     params: BodyParams
     camera: Float[Tensor, "batch 3"]
     keypoints: Keypoints2D | None = None
     aux_keypoints_2d: Float[Tensor, "batch aux_points 2"] | None = None
+    features: Float[Tensor, "batch width"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,25 @@ class DenseKeypoints:
 
     xy: Float[Tensor, "batch points 2"]
     log_sigma: Float[Tensor, "batch points"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionTrack:
+    """One person through consecutive frames of a video, in the camera frame; what temporal models smooth.
+
+    Attributes:
+        params: Pose, shape and place in every frame; `transl` is never None.
+        times: Seconds, increasing.
+        features: What the image model knows about each frame beside its readings, or None.
+        boxes_xyxy: Pixels of the full picture.
+        scores: Detector confidence, 0..1; 0 where the person was not detected and the frame was filled in.
+    """
+
+    params: BodyParams
+    times: Float[Tensor, "frames"]
+    boxes_xyxy: Float[Tensor, "frames 4"]
+    scores: Float[Tensor, "frames"]
+    features: Float[Tensor, "frames width"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
