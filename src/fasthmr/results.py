@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+DEFAULT_FPS = 30.0
+"""Of frames without a clock, such as the pictures of a folder, where a format asks for one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
@@ -79,6 +82,7 @@ class Clip:
             (estimated), or "hmr2" (the long lens that HMR 2.0 assumes; distances are too large).
         image_size: Width and height of the full picture, pixels.
         fps: Frames per second of a video, None for a picture.
+        times: Seconds of each frame, increasing, where the video tells them; see `frame_times`.
         source: Name of the picture or video.
         body: Name of the body model.
         model: Name of the mesh-recovery model.
@@ -94,6 +98,7 @@ class Clip:
     image_size: tuple[int, int]
     camera_source: str = ""
     fps: float | None = None
+    times: Float[np.ndarray, "frames"] | None = None
     source: str = ""
     body: str = ""
     model: str = ""
@@ -104,6 +109,13 @@ class Clip:
     def num_frames(self) -> int:
         """Frames of the picture (1) or video, with or without people."""
         return len(self.intrinsics)
+
+    @property
+    def frame_times(self) -> Float[np.ndarray, "frames"]:
+        """Seconds of each frame from the first on: by `times`, else evenly by `fps`, else 30 to a second."""
+        if self.times is not None:
+            return self.times - self.times[:1]
+        return np.arange(self.num_frames) / (self.fps or DEFAULT_FPS)
 
     def save(self, path: str | Path) -> Path:
         """Writes the clip in the format of the suffix: .npz, .glb, .obj or .json.

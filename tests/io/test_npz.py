@@ -56,6 +56,17 @@ def test_plain_numpy_reads_it_with_units_and_amass_names(make_clip: MakeClip, tm
         )
 
 
+def test_times_of_a_variable_frame_rate(make_clip: MakeClip, tmp_path: Path) -> None:
+    times = np.array([2.0, 2.04, 2.1, 2.5, 2.52])
+    clip = dataclasses.replace(make_clip(1, 5), times=times)
+    clip.save(tmp_path / "a.npz")
+    again = Clip.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(again.times, times)
+    np.testing.assert_allclose(again.frame_times, times - 2)
+    np.testing.assert_allclose(make_clip(1, 5).frame_times, np.arange(5) / 25)
+    np.testing.assert_allclose(make_clip(1, 1).frame_times, [0])
+
+
 def _changed(clip: Clip, path: Path, changes: dict[str, np.ndarray | None]) -> Path:
     clip.save(path)
     with np.load(path) as file:
@@ -83,6 +94,9 @@ def _changed(clip: Clip, path: Path, changes: dict[str, np.ndarray | None]) -> P
         ({"person_000/frames": np.array([0, 1, 1, 2, 3])}, "rising indices"),
         ({"faces": np.full((8, 3), 6)}, "outside the 6 vertices"),
         ({"parents": np.array([-1, 0, 3])}, "outside the 3 joints"),
+        ({"fps": np.array(-25.0)}, "'fps' is not positive"),
+        ({"times": np.array([0, 0.1, 0.1, 0.2, 0.3])}, "'times' do not increase"),
+        ({"times": np.arange(4.0)}, "'times' is float64"),
     ],
 )
 def test_wrong_contents(

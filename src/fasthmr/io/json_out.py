@@ -33,6 +33,7 @@ def clip_record(clip: Clip) -> dict[str, Any]:
         "source": clip.source,
         "image_size": {"width": clip.image_size[0], "height": clip.image_size[1]},
         "fps": clip.fps,
+        "times": None if clip.times is None else _plain(clip.times),
         "model": clip.model,
         "body": clip.body,
         "joint_names": list(clip.joint_names),

@@ -1,7 +1,7 @@
 """Results as .npz: every array of the clip, no pickles, a schema inside.
 
 Beside the fields of `Person`, each person carries the AMASS names: `poses` (axis-angle, all joints in a
-row) and `trans`; the file carries `gender` and `mocap_framerate`.
+row) and `trans`; the file carries `gender` and `mocap_framerate`, and the `times` of a variable frame rate.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _CLIP_FIELDS = {
     "camera_source": ("U", ()),
     "image_size": ("iu", (2,)),
     "fps": ("f", ()),
+    "times": ("f", ("N",)),
     "source": ("U", ()),
     "body": ("U", ()),
     "model": ("U", ()),
@@ -57,7 +58,9 @@ _PERSON_FIELDS = {
     "poses": ("f", ("f", "A")),
     "trans": ("f", ("f", 3)),
 }
-_OPTIONAL = {"lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans", "camera_source"}
+_OPTIONAL = {
+    *("lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans", "camera_source", "times"),
+}
 
 
 def write_npz(clip: Clip, path: Path) -> Path:
@@ -84,6 +87,8 @@ def write_npz(clip: Clip, path: Path) -> Path:
     }
     if clip.fps is not None:
         arrays["mocap_framerate"] = arrays["fps"]
+    if clip.times is not None:
+        arrays["times"] = np.asarray(clip.times, dtype=np.float64)
     if clip.lbs_weights is not None:
         arrays["lbs_weights"] = np.asarray(clip.lbs_weights, dtype=np.float32)
     for index, person in enumerate(clip.persons):
@@ -102,6 +107,10 @@ def read_npz(path: Path) -> Clip:
         raise InputError(f"{path}: 'faces' point outside the {sizes['V']} vertices")
     if not indices_fit(own["parents"] + 1, sizes["J"] + 1):
         raise InputError(f"{path}: 'parents' point outside the {sizes['J']} joints")
+    if own["fps"] <= 0:
+        raise InputError(f"{path}: 'fps' is not positive")
+    if not (np.diff(own.get("times", np.zeros(0))) > 0).all():
+        raise InputError(f"{path}: 'times' do not increase")
     return _clip(own, people)
 
 
@@ -134,6 +143,7 @@ def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Cl
         image_size=(int(own["image_size"][0]), int(own["image_size"][1])),
         camera_source=str(own.get("camera_source", "")),
         fps=None if np.isnan(own["fps"]) else float(own["fps"]),
+        times=own.get("times"),
         source=str(own["source"]),
         body=str(own["body"]),
         model=str(own["model"]),
