@@ -6,12 +6,51 @@ OpenCV axes (x right, y down, z forward), so that all people of a picture share 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+class LazyVertices:
+    """Body surfaces that are computed when they are asked for, so that long clips need little memory.
+
+    Reads like an array (frames, vertices, 3): one frame by its index, several by a slice or an array of
+    indices, all by `numpy.asarray`.
+
+    Args:
+        frames: Number of frames.
+        vertices: Number of vertices.
+        pose: Computes the surfaces of the frames with these indices, metres.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        frames: int,
+        vertices: int,
+        pose: Callable[[Int[np.ndarray, "picked"]], Float[np.ndarray, "picked vertices 3"]],
+    ) -> None:
+        self.shape = (frames, vertices, 3)
+        self._pose = pose
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: SupportsIndex | slice | np.ndarray) -> Float[np.ndarray, "... vertices 3"]:
+        picked = np.arange(len(self))[index]
+        return self._pose(np.atleast_1d(picked)).reshape(*picked.shape, *self.shape[1:])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("vertices that are computed on demand cannot be had without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
 
 DEFAULT_FPS = 30.0
 """Of frames without a clock, such as the pictures of a folder, where a format asks for one."""
@@ -26,7 +65,7 @@ class Person:
         frames: Indices into the frames of the clip, strictly increasing.
         boxes_xyxy: Boxes in pixels of the full picture.
         scores: Detector confidence, 0..1.
-        vertices: Body surface in the camera frame, metres.
+        vertices: Body surface in the camera frame, metres; of videos computed on demand.
         joints: Kinematic joints in the camera frame, metres.
         global_orient: Rotation matrix of the root joint, camera frame.
         body_pose: Rotation matrices of the other joints relative to their parents.
@@ -39,7 +78,7 @@ class Person:
     frames: Int[np.ndarray, "frames"]
     boxes_xyxy: Float[np.ndarray, "frames 4"]
     scores: Float[np.ndarray, "frames"]
-    vertices: Float[np.ndarray, "frames vertices 3"]
+    vertices: Float[np.ndarray, "frames vertices 3"] | LazyVertices
     joints: Float[np.ndarray, "frames joints 3"]
     global_orient: Float[np.ndarray, "frames 1 3 3"]
     body_pose: Float[np.ndarray, "frames joints_1 3 3"]
