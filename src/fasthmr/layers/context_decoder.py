@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.layers.constant import WeightConstant
 from fasthmr.layers.feedforward import FeedForward
 
 
@@ -143,15 +144,6 @@ class ContextDecoderConfig:
         )
 
 
-@dataclass(frozen=True)
-class _Constant:
-    """The start of the decoder for one state of its weights."""
-
-    parameters: tuple[Tensor, ...]
-    fingerprint: tuple[tuple[int, int, torch.dtype], ...]
-    start: tuple[Tensor, Tensor]
-
-
 class ContextDecoder(nn.Module):
     """Pre-norm layers of self-attention, cross-attention and feed-forward on a single token."""
 
@@ -182,10 +174,10 @@ class ContextDecoder(nn.Module):
             )
             for _ in range(depth)
         )
-        self._constant: _Constant | None = None
+        self._constant: WeightConstant[tuple[Tensor, Tensor]] = WeightConstant()
 
     def train(self, mode: bool = True) -> ContextDecoder:
-        self._constant = None
+        self._constant.drop()
         return super().train(mode)
 
     def forward(
@@ -218,24 +210,7 @@ class ContextDecoder(nn.Module):
         return self._typed_layers[0].before_context(self.to_token_embedding(token) + self.pos_embedding[0])
 
     def _constant_start(self) -> tuple[Tensor, Tensor]:
-        """`_start` of the zero token, kept between calls while the weights stay as they are.
-
-        Only in evaluation without gradients. Weights changed through `parameter.data` are not noticed;
-        calling `eval()` or `train()` afterwards drops what is kept.
-        """
+        """`_start` of the zero token, kept between calls while the weights stay as they are."""
         zero = self.pos_embedding.new_zeros(1, self.token_dim)
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._start(zero)
-        parameters = (self.pos_embedding, *self.to_token_embedding.parameters(), *self.layers[0].parameters())
-        if any(p.is_inference() for p in parameters):  # such tensors do not count their changes
-            return self._start(zero)
-        fingerprint = tuple((p._version, p.data_ptr(), p.dtype) for p in parameters)
-        kept = self._constant
-        same = kept is not None and all(a is b for a, b in zip(kept.parameters, parameters, strict=True))
-        if kept is None or not same or kept.fingerprint != fingerprint:
-            device = "cpu" if zero.is_meta else zero.device.type  # there is no autocast on "meta"
-            with torch.autocast(device, enabled=False):
-                start = self._start(zero)
-            kept = _Constant(parameters=parameters, fingerprint=fingerprint, start=start)
-            self._constant = kept
-        return kept.start
+        weights = (self.pos_embedding, *self.to_token_embedding.parameters(), *self.layers[0].parameters())
+        return self._constant.get(lambda: self._start(zero), weights, training=self.training)
