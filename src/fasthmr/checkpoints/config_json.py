@@ -20,10 +20,15 @@ from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.models.reduced import ReducedEncoderConfig
+from fasthmr.reduction.adaptive import TokenBudget
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tome import MaskToMe
 from fasthmr.reduction.self_mask import SelfMaskConfig
 from fasthmr.reduction.tome_schedule import TokenMergePlan
+from fasthmr.temporal.diffusion import DiffusionSchedule
+from fasthmr.temporal.diffusion_decoder import DiffusionDecoderConfig
+from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
+from fasthmr.temporal.motion_vae import MotionVAEConfig
 
 _MAX_NUMBER = 2**20
 """No size of a model is larger; a stranger's file must not make us count any further."""
@@ -44,19 +49,24 @@ def config_from_json(text: str) -> Any:
         CameraHMRConfig,
         DenseKeypointsConfig,
         DenseKeypointsHeadConfig,
+        DiffusionDecoderConfig,
+        DiffusionSchedule,
         HMRConfig,
         HeatmapHeadConfig,
         HumanFoVConfig,
         KeypointHMRConfig,
         KeypointSMPLConfig,
+        LatentDenoiserConfig,
         LayerMergePlan,
         MaskToMe,
         MergeRule,
+        MotionVAEConfig,
         PoseConfig,
         ReducedEncoderConfig,
         SMPLHeadConfig,
         SMPLXHeadConfig,
         SelfMaskConfig,
+        TokenBudget,
         TokenMergePlan,
     )
     types: dict[str, type] = {cls.__name__: cls for cls in parts}
