@@ -74,7 +74,7 @@ def hmr2_losses(
     }
 
 
-def weighted_sum(terms: dict[str, Tensor], weights: HMR2LossWeights) -> Float[Tensor, ""]:
+def weighted_sum(terms: dict[str, Tensor], weights: object) -> Float[Tensor, ""]:
     """Total of the terms, each times the weight of its name."""
     return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 

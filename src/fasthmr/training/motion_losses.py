@@ -1,0 +1,126 @@
+"""Losses of the motion VAE and of the latent denoiser (FastHMR, arXiv 2510.10868, sec. 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fasthmr.layers.skip_transformer import length_mask
+from fasthmr.temporal.diffusion import DiffusionSchedule
+from fasthmr.temporal.latent_denoiser import LatentDenoiser
+from fasthmr.temporal.motion_vae import MotionLatent
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionVAELossWeights:
+    """Weight of each mean term of the motion VAE.
+
+    The paper has the first two and does not print the second's weight, which is that of MLD's released code.
+    Joints and velocity are in metres, so their weights are to be large.
+    """
+
+    reconstruction: float = 1.0
+    kl: float = 1e-4
+    joints: float = 0.0
+    velocity: float = 0.0
+
+
+def kl_loss(latent: MotionLatent) -> Float[Tensor, ""]:
+    """Divergence of the latents from the standard normal distribution, as a mean over all their numbers."""
+    variance = latent.log_variance.exp()
+    return 0.5 * (latent.mean.square() + variance - 1 - latent.log_variance).mean()
+
+
+def motion_vae_losses(
+    predicted: Float[Tensor, "batch frames channels"],
+    motion: Float[Tensor, "batch frames channels"],
+    latent: MotionLatent,
+    *,
+    lengths: Int[Tensor, "batch"] | None = None,
+    std: Float[Tensor, "channels"] | None = None,
+    joints: int = 29,
+    error: Literal["smooth_l1", "squared"] = "smooth_l1",
+) -> dict[str, Tensor]:
+    """Unweighted means over the frames that count.
+
+    Args:
+        lengths: Frames of each clip that count; all if None.
+        std: What the channels were divided by. With it come the mean distance of joints in metres, and that
+            of their steps from one frame to the next.
+        joints: The first three times as many channels are coordinates.
+        error: "smooth_l1" as in MLD's released code, or "squared" as in the paper.
+    """
+    batch, frames, _ = motion.shape
+    if lengths is None:
+        used = torch.ones(batch, frames, dtype=torch.bool, device=motion.device)
+    else:
+        used = length_mask(lengths, frames)
+    distance = F.smooth_l1_loss if error == "smooth_l1" else F.mse_loss
+    terms = {
+        "reconstruction": _mean(distance(predicted, motion, reduction="none").mean(-1), used),
+        "kl": kl_loss(latent),
+    }
+    if std is not None:
+        channels = 3 * joints
+        off = ((predicted - motion)[..., :channels] * std[:channels]).unflatten(-1, (joints, 3))
+        terms["joints"] = _mean(_length(off).mean(-1), used)
+        terms["velocity"] = _mean(_length(off.diff(dim=1)).mean(-1), used[:, 1:])
+    return terms
+
+
+def squared_error(
+    schedule: DiffusionSchedule,
+    predicted: Float[Tensor, "batch *rest"],
+    target: Float[Tensor, "batch *rest"],
+    timesteps: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch"]:
+    """Mean squared error of each sample with the schedule's weight: (1 + ᾱ) |v' - v|² for velocities."""
+    return schedule.loss_weight(timesteps) * (predicted - target).square().flatten(1).mean(-1)
+
+
+def denoiser_loss(
+    denoiser: LatentDenoiser,
+    schedule: DiffusionSchedule,
+    clean: Float[Tensor, "batch latents width"],
+    condition: Float[Tensor, "batch frames condition_dim"],
+    *,
+    condition_mask: Bool[Tensor, "batch frames"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    """Error of the denoiser at time steps and with noise drawn for each clip.
+
+    Args:
+        clean: Latents of true motion, normalised (`DiffusionDecoder.normalise`).
+        condition_mask: False for frames whose features are hidden, see `future_mask`.
+    """
+    drawn = torch.randint(schedule.steps, (len(clean),), generator=generator, device=clean.device)
+    noise = torch.empty_like(clean).normal_(generator=generator)
+    noisy = schedule.add_noise(clean, noise, drawn)
+    predicted = denoiser(noisy, drawn, condition, condition_mask)
+    return squared_error(schedule, predicted, schedule.target(clean, noise, drawn), drawn).mean()
+
+
+def future_mask(
+    clips: int, frames: int, *, share: float, generator: torch.Generator | None = None
+) -> Bool[Tensor, "clips frames"]:
+    """Frames to be read when a share of the clips ends early, after any number of frames from 1 on.
+
+    A denoiser trained so can be asked before the clip is over.
+    """
+    whole = torch.rand(clips, generator=generator) >= share
+    ends = torch.randint(1, frames + 1, (clips,), generator=generator)
+    return length_mask(torch.where(whole, frames, ends), frames)
+
+
+def _mean(values: Float[Tensor, "batch frames"], used: Bool[Tensor, "batch frames"]) -> Float[Tensor, ""]:
+    return torch.where(used, values, 0.0).sum() / used.sum().clamp(min=1)
+
+
+def _length(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Euclidean length, with a gradient at zero."""
+    return (vectors.square().sum(-1) + 1e-12).sqrt()
