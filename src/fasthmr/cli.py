@@ -23,6 +23,7 @@ _INTERNAL = 1
 _RECIPES = {"first_light": "fasthmr.training.first_light:train"}
 _REPORTS = {
     "acceleration": "fasthmr.acceleration.tables:report",
+    "adaptive_tokens": "fasthmr.acceleration.adaptive_report:report",
     "first_light": "fasthmr.training.first_light_report:report",
 }
 

@@ -20,7 +20,7 @@ from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.camera_hmr import CameraHMR, CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
-from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig, reduce_model
+from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig, reduce_model, with_budget
 from fasthmr.reduction.adaptive import TokenBudget
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
 from fasthmr.reduction.mask_tokens import ellipse_mask
@@ -302,6 +302,26 @@ def test_budgets_for_each_picture(make):
     assert output is not None and together[-1].shape[-2:] == reduced.encoder.grid
     with pytest.raises(ValueError, match="need a plan"):
         reduce_model(make(), layers=LAYERS).encoder.adaptive(picture, wide)
+
+
+@pytest.mark.parametrize("make", [make_hmr, make_keypoint_hmr])
+@torch.no_grad()
+def test_a_model_with_budgets(make, tmp_path):
+    reduced = reduce_model(make(), layers=LAYERS, tokens=TOKENS)
+    budget = TokenBudget(spare=4, least=8)
+    model = with_budget(reduced, budget)
+    picture, mask = model.picture(crops()), model.picture_mask(masks())
+    wanted = reduced.encoder.adaptive(picture, budget, mask)
+    for ours, theirs in zip(model.encoder(picture, mask), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert model(crops(), mask=masks()).camera.isfinite().all()
+    path = tmp_path / "budget.safetensors"
+    save_weights(model, path, dtype=torch.float32, metadata={"config": config_to_json(model.config)})
+    loaded: Any = build_model(plan_from_file(open_weights(path))).eval()
+    assert loaded.config == model.config
+    assert with_budget(model, None).config == reduced.config
+    with pytest.raises(UsageError, match="merges tokens around a person"):
+        with_budget(reduce_model(make(), layers=LAYERS), budget)
 
 
 def test_self_mask_must_fit():

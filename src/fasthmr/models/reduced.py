@@ -54,6 +54,8 @@ class ReducedEncoderConfig:
             merged tokens in one column, each once, for heads that know no positions, as published.
         self_mask: Let a head on the model's own tokens find the person; masks are then neither needed nor
             taken. `training.self_mask` trains it.
+        budget: Let each picture keep as many tokens as it needs; `tokens` then says how many may
+            merge at most.
     """
 
     source: ViTConfig | ConvViTConfig
@@ -61,8 +63,16 @@ class ReducedEncoderConfig:
     tokens: TokenMergePlan | None = None
     output: Literal["grid", "tokens"] = "grid"
     self_mask: SelfMaskConfig | None = None
+    budget: TokenBudget | None = None
 
     def __post_init__(self) -> None:
+        if self.budget is not None and (self.tokens is None or not self.tokens.guided):
+            raise ValueError("ReducedEncoderConfig: budget has no use where no tokens merge around a person")
+        if self.budget is not None and self.output == "tokens":
+            raise ValueError(
+                "ReducedEncoderConfig: with a budget pictures have different numbers of tokens; "
+                "use output='grid'"
+            )
         if self.self_mask is not None:
             self._check_self_mask(self.self_mask)
         if self.layers is not None and self.layers.source_depth != self.source.depth:
@@ -135,6 +145,8 @@ class ReducedEncoder(nn.Module):
             mask: The person, 0 to 1, in pixels of the picture. None stands for the ellipse that fills the
                 picture; `mask_tokens.ellipse_mask` of the detection box is closer.
         """
+        if self.config.budget is not None:
+            return self.adaptive(image, self.config.budget, mask)
         return self.features(*self.merge(image, mask))
 
     def adaptive(
@@ -275,3 +287,27 @@ def reduce_model(
     result: Any = copy.deepcopy(model, {id(encoder): replacement})
     result.config = replace(whole.config, encoder=reduced)
     return result
+
+
+def with_budget(model: Model, budget: TokenBudget | None, *, counts: tuple[int, ...] | None = None) -> Model:
+    """A copy of a merged model in which each picture keeps as many tokens as it needs; None ends that.
+
+    Args:
+        counts: Tokens that may merge in each block at most; as the model's plan says if None.
+
+    Raises:
+        UsageError: The model merges no tokens around a person.
+    """
+    whole: Any = model
+    encoder = whole.encoder
+    plan = encoder.config.tokens if isinstance(encoder, ReducedEncoder) else None
+    if plan is None or not plan.guided:
+        raise UsageError("budgets for each picture need a model that merges tokens around a person")
+    tokens = plan if counts is None else replace(plan, counts=counts)
+    output = "grid" if budget is not None or not hasattr(whole.head, "from_tokens") else "tokens"
+    config = replace(
+        whole.config, encoder=replace(encoder.config, budget=budget, tokens=tokens, output=output)
+    )
+    result = config.build()
+    result.load_state_dict(model.state_dict())
+    return result.to(next(model.parameters()).device).train(model.training)
