@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.atomic import write_bytes
+from fasthmr.io.files import require_file
 
 # By content, never by suffix; every other decoder of Pillow stays shut.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -43,7 +44,7 @@ def read_image(path: str | Path, max_pixels: int = 100_000_000) -> UInt8[np.ndar
         InputError: the file is missing, empty, damaged, too large, or not such a picture.
     """
     path = Path(path)
-    _check_file(path)
+    require_file(path, "picture")
     with warnings.catch_warnings():
         # Doubts about metadata, and a second size limit that is lower than ours.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -101,22 +102,6 @@ def write_image(path: str | Path, rgb: UInt8[np.ndarray, "height width 3"]) -> P
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, file_format, **options)
     return write_bytes(path, buffer.getvalue())
-
-
-def _check_file(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, a picture file was expected")
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
-        if not path.is_file():
-            raise InputError(f"{path}: not a regular file")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty (0 bytes)")
-        with path.open("rb"):
-            pass
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
