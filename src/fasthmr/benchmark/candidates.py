@@ -147,9 +147,15 @@ def _largest_product(config: Any) -> tuple[int, int, int] | None:
 
 
 def _inputs(model: nn.Module, batch: int, seed: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Crops of noise, where each lies in its camera if the model asks, and ellipses around the middle."""
+    """Crops of noise, where each lies in its camera if the model asks, and ellipses around the middle.
+
+    For models of motion, clips of noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     model = model.model if isinstance(model, _Lowered) else model
+    if hasattr(model, "example_inputs"):
+        shown = (tensor.expand(batch, *tensor.shape[1:]).clone() for tensor in example_inputs(model))
+        return [t.normal_(generator=generator) if t.is_floating_point() else t for t in shown], {}
     height, width = input_size(model)
     inputs = [torch.randn(batch, 3, height, width, generator=generator)]
     if getattr(model, "takes_camera", False):

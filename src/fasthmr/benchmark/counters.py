@@ -7,7 +7,7 @@ are, with the tokens and layers that merging has left, in a fraction of a second
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fasthmr.benchmark.products import ProductCounter
-from fasthmr.layers.context_decoder import ContextDecoder, LoneCrossAttention, LoneSelfAttention
+from fasthmr.benchmark.published_forms import rule_for
 from fasthmr.zoo.registry import ModelConfig
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -52,41 +52,6 @@ class Counts:
     run_macs: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Formulation:
-    """Products of a module in its published form, where ours computes the same in another way."""
-
-    layer_macs: int
-    attention_macs: int
-    norm_macs: int
-
-
-def _context_decoder(module: ContextDecoder, inputs: tuple[Any, ...]) -> Formulation:
-    """One token through full self-attention, and keys and values for every context token in every layer."""
-    batch, tokens, _ = inputs[0].shape
-    linears = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
-    norms = sum(4 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.LayerNorm))
-    attention = 0
-    for part in module.modules():
-        if isinstance(part, LoneSelfAttention):
-            attention += 2 * part.inner
-        elif isinstance(part, LoneCrossAttention):
-            linears += (tokens - 1) * part.to_kv.weight.numel()
-            attention += 2 * tokens * part.heads * part.head_dim
-    return Formulation(layer_macs=batch * linears, attention_macs=batch * attention, norm_macs=batch * norms)
-
-
-_Rule = Callable[[Any, tuple[Any, ...]], Formulation]
-
-RULES: dict[type[nn.Module], _Rule] = {
-    ContextDecoder: _context_decoder,
-}
-"""Modules that are not counted by what they run, and the published form that is counted instead.
-
-What depends on weights alone may be kept between calls by these modules only.
-"""
-
-
 def count(
     model: nn.Module | ModelConfig, *inputs: Tensor, shapes_only: bool = True, in_place: bool = False
 ) -> Counts:
@@ -94,8 +59,8 @@ def count(
 
     Args:
         model: Left as it is, unless `in_place`.
-        inputs: Arguments of one call; None for `example_inputs`, a single person (and, where the model
-            estimates the intrinsics of the camera, a single picture).
+        inputs: Arguments of one call; None for `example_inputs`, a single person or clip (and, where the
+            model estimates the intrinsics of the camera, a single picture).
         shapes_only: Run on the "meta" device. Turn off, and give real inputs, where the number of tokens
             depends on the picture.
         in_place: Save the time to copy a model that is used for nothing else afterwards.
@@ -132,11 +97,14 @@ def build_for_counting(config: ModelConfig) -> nn.Module:
 
 
 def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:
-    """Inputs of one call for one person, by what the model says it takes.
+    """Inputs of one call for one person or clip, by what the model says it takes.
 
     Raises:
         ValueError: It says nothing.
     """
+    own = getattr(model, "example_inputs", None)
+    if own is not None:
+        return own()
     like = next(model.parameters())
     pixels = like.new_zeros(1, 3, *input_size(model))
     return (pixels, like.new_zeros(1, 3)) if getattr(model, "takes_camera", False) else (pixels,)
@@ -175,7 +143,7 @@ class _Tally:
         self._counter = counter
         self._ruled = 0
         for module in model.modules():
-            if _rule(module):
+            if rule_for(module):
                 module.register_forward_pre_hook(self._enter_ruled, with_kwargs=True)
                 module.register_forward_hook(self._leave_ruled)
             elif isinstance(module, LAYERS):
@@ -197,7 +165,7 @@ class _Tally:
         if self._ruled:
             return
         self._counter.leave()
-        rule = _rule(module)
+        rule = rule_for(module)
         assert rule is not None
         published = rule(module, inputs)
         self.layer_macs += published.layer_macs
@@ -222,10 +190,6 @@ class _Tally:
 def _unused(model: nn.Module) -> int:
     """Parameters of published files that nothing calls and that the modules (each for itself) leave out."""
     return sum(getattr(module, "unused_published_params", 0) for module in model.modules())
-
-
-def _rule(module: nn.Module) -> _Rule | None:
-    return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)
 
 
 def _twin(model: nn.Module, shapes_only: bool) -> nn.Module:

@@ -17,7 +17,8 @@ _MILLION, _BILLION = 1e6, 1e9
 def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
     """Every preset that matches a shell pattern, ready for JSON.
 
-    Counts are whole numbers for one person, `image_size` is (height, width) of the picture to feed. Published
+    Counts are whole numbers for one person, `image_size` is (height, width) of the picture to feed, of
+    models of motion (frames, numbers of a frame). Published
     numbers are in millions and billions as printed; differences are ours minus theirs, and `agrees` says
     whether ours, rounded as theirs, are the same. `docs/design/011` says what the two conventions count.
 
@@ -83,8 +84,8 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         box=None,
         padding=(0, 1, 0, 0),
-        caption="M: million parameters, G: billion multiply-accumulates for one person; complete, as the "
-        "papers' tables count (no attention products, no bare parameters), and as run here",
+        caption="M: million parameters, G: billion multiply-accumulates for one person or clip; complete, as "
+        "the papers' tables count (no attention products, no bare parameters), and as run here",
         caption_justify="left",
     )
     table.add_column("model", overflow="fold")

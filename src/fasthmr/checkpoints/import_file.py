@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shlex
 from collections import Counter
@@ -235,4 +236,5 @@ def _next_command(config: Any, target: Path) -> str:
         return f"fasthmr predict photo.jpg --model MODEL --intrinsics {name}"
     if isinstance(config, HMRConfig | CameraHMRConfig):
         return f"fasthmr predict photo.jpg --model {name}"
-    return f"python -c 'from fasthmr.zoo import load_model; print(load_model({str(target)!r}))'"
+    code = f"from fasthmr.zoo import load_model; print(load_model({json.dumps(str(target))}))"
+    return f"python -c {shlex.quote(code)}"

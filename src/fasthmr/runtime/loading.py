@@ -33,6 +33,7 @@ _GIVES = {
     "pose": "2D keypoints and no mesh",
     "intrinsics": "the field of view of a camera",
     "dense": "points of the body's surface and no pose",
+    "motion": "the motion of a clip from features of its frames",
     "features": "features and nothing else, being an encoder without a head",
 }
 
@@ -206,8 +207,9 @@ def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "
 
 def _kind(model: nn.Module) -> str:
     """What a model gives; modules of the user's own count as models of meshes."""
-    if type(model).__module__.startswith("fasthmr.encoders."):
-        return "features"
+    package = type(model).__module__.rpartition(".")[0]
+    if package in ("fasthmr.encoders", "fasthmr.temporal"):
+        return "features" if package == "fasthmr.encoders" else "motion"
     kinds = {PoseModel: "pose", HumanFoV: "intrinsics", DenseKeypointsModel: "dense"}
     return next((kind for known, kind in kinds.items() if isinstance(model, known)), "mesh")
 

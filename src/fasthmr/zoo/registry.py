@@ -35,7 +35,7 @@ class PublishedCount:
     Attributes:
         source: Paper with table, or released code.
         params: Parameters in millions as printed, or None.
-        gmacs: Multiply-accumulates for one picture in billions as printed, or None.
+        gmacs: Multiply-accumulates for one picture or clip in billions as printed, or None.
         convention: "complete" counts all parameters and all products; "tables" counts as the papers' profiler
             does: no attention products, no bare parameters, but 4 per normalised element.
     """
@@ -54,8 +54,8 @@ class Preset:
         name: What users call it.
         config: Makes its configuration.
         description: One line for listings.
-        task: What the model gives: body meshes, 2D keypoints, points of the body's surface in 2D, or the
-            intrinsics of a camera.
+        task: What the model gives: body meshes, 2D keypoints, points of the body's surface in 2D, the
+            intrinsics of a camera, or the motion of a clip.
         layout: Key names of published checkpoints for it.
         trained_body: Body that its shape coefficients mean: the one that comes with the package, SMPL or
             SMPL-X.
@@ -65,7 +65,7 @@ class Preset:
     name: str
     config: Callable[[], ModelConfig]
     description: str
-    task: Literal["mesh", "pose", "dense", "intrinsics"] = "mesh"
+    task: Literal["mesh", "pose", "dense", "intrinsics", "motion"] = "mesh"
     layout: KeyTable = OWN_TABLE
     trained_body: TrainedBody = "free"
     published: tuple[PublishedCount, ...] = ()

@@ -1,0 +1,86 @@
+"""Products of modules in their published form, where ours computes the same in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fasthmr.layers.context_decoder import ContextDecoder, LoneCrossAttention, LoneSelfAttention
+from fasthmr.layers.skip_transformer import MultiHeadAttention, PostNormCrossLayer, SkipDecoder, SkipEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formulation:
+    """Multiply-accumulates of one call: of linear layers, of attention, and by element of norm layers."""
+
+    layer_macs: int
+    attention_macs: int
+    norm_macs: int
+
+
+def _context_decoder(module: ContextDecoder, inputs: tuple[Any, ...]) -> Formulation:
+    """One token through full self-attention, and keys and values for every context token in every layer."""
+    batch, tokens, _ = inputs[0].shape
+    linears, norms = _linears(module), 4 * _norm_width(module)
+    attention = 0
+    for part in module.modules():
+        if isinstance(part, LoneSelfAttention):
+            attention += 2 * part.inner
+        elif isinstance(part, LoneCrossAttention):
+            linears += (tokens - 1) * part.to_kv.weight.numel()
+            attention += 2 * tokens * part.heads * part.head_dim
+    return Formulation(layer_macs=batch * linears, attention_macs=batch * attention, norm_macs=batch * norms)
+
+
+def _skip_encoder(module: SkipEncoder, inputs: tuple[Any, ...]) -> Formulation:
+    """Every token through every layer, also the last."""
+    batch, tokens, _ = inputs[0].shape
+    looks = sum(2 * tokens * part.dim for part in module.modules() if isinstance(part, MultiHeadAttention))
+    return Formulation(
+        layer_macs=batch * tokens * _linears(module),
+        attention_macs=batch * tokens * looks,
+        norm_macs=batch * tokens * 4 * _norm_width(module),
+    )
+
+
+def _skip_decoder(module: SkipDecoder, inputs: tuple[Any, ...]) -> Formulation:
+    """Nothing shared by samples or kept between calls."""
+    (batch, count, width), tokens = inputs[0].shape, inputs[1]
+    layers = sum(isinstance(part, PostNormCrossLayer) for part in module.modules())
+    read = layers * 2 * width * width  # keys and values of the memory
+    return Formulation(
+        layer_macs=batch * (tokens * (_linears(module) - read) + count * read),
+        attention_macs=batch * layers * 2 * tokens * (tokens + count) * width,
+        norm_macs=batch * tokens * 4 * _norm_width(module),
+    )
+
+
+def _linears(module: nn.Module) -> int:
+    """Products of one token with all linear layers."""
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+def _norm_width(module: nn.Module) -> int:
+    """Elements of one token that all norm layers read."""
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.LayerNorm))
+
+
+Rule = Callable[[Any, tuple[Any, ...]], Formulation]
+
+RULES: dict[type[nn.Module], Rule] = {
+    ContextDecoder: _context_decoder,
+    SkipEncoder: _skip_encoder,
+    SkipDecoder: _skip_decoder,
+}
+"""Modules that are not counted by what they run, and the published form that is counted instead.
+
+What depends on weights alone may be kept between calls by these modules only.
+"""
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The published form of a module, from the positional arguments of a call; None where it is ours."""
+    return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)
