@@ -1,0 +1,44 @@
+"""Interpolation in time: scipy's slerp as the oracle, holding beyond the ends, signs of quaternions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+
+from fasthmr.geometry.interpolation import continuous_quaternions, sample_rotations, sample_values
+
+_TIMES = torch.tensor([0.5, 1.0, 2.0, 2.25], dtype=torch.float64)
+_AT = torch.tensor([-1.0, 0.5, 0.6, 1.0, 1.7, 2.2, 2.25, 9.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 0.3, 2.5])
+def test_rotations_follow_the_shortest_arc(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    rotations = Rotation.from_rotvec(rng.normal(size=(4, 3)) * scale)
+    expected = Slerp(_TIMES.numpy(), rotations)(_AT.clamp(0.5, 2.25).numpy()).as_matrix()
+    R = torch.from_numpy(rotations.as_matrix())[:, None].repeat(1, 2, 1, 1)
+    found = sample_rotations(R, _TIMES, _AT)
+    assert found.shape == (8, 2, 3, 3)
+    np.testing.assert_allclose(found[:, 1], expected, atol=1e-12)
+
+
+def test_values_go_straight_and_hold_at_the_ends() -> None:
+    values = torch.tensor([0.0, 1.0, 3.0, 4.0])[:, None]
+    found = sample_values(values, _TIMES, _AT)[:, 0]
+    torch.testing.assert_close(found, torch.tensor([0, 0, 0.2, 1, 2.4, 3.8, 4, 4]))
+
+
+def test_one_frame_holds() -> None:
+    R = torch.from_numpy(Rotation.from_rotvec([[0.1, 0.2, 3.0]]).as_matrix())
+    torch.testing.assert_close(sample_rotations(R, _TIMES[:1], _AT), R.expand(8, 3, 3))
+    torch.testing.assert_close(sample_values(torch.ones(1, 3), _TIMES[:1], _AT), torch.ones(8, 3))
+
+
+def test_quaternions_keep_to_one_side() -> None:
+    angle = torch.linspace(0, 12, 100)
+    quat = torch.stack([(angle / 2).cos(), (angle / 2).sin(), 0 * angle, 0 * angle], dim=-1)[:, None]
+    flipped = quat * torch.where(quat[..., :1] < 0, -1, 1)
+    assert (flipped[1:] * flipped[:-1]).sum(-1).min() < 0
+    torch.testing.assert_close(continuous_quaternions(flipped), quat)
