@@ -86,21 +86,31 @@ class MeshRecovery:
             )
         return points
 
+    def cut(self, rgb: Picture, boxes_xyxy: Float[Tensor, "persons 4"]) -> Crop:
+        """What the model wants to see of a picture."""
+        return crop_pictures(
+            rgb,
+            boxes_xyxy,
+            int(getattr(self.model, "crop_size", 256)),
+            aspect=getattr(self.model, "crop_aspect", (192, 256)),
+            antialias=getattr(self.model, "crop_antialias", True),
+        )
+
+    def run(self, crop: Crop, boxes_xyxy: Float[Tensor, "persons 4"], camera: PictureCamera) -> HMROutput:
+        """The model on crops, of one picture or several that share their camera.
+
+        Raises:
+            ResourceError: Memory is used up even with one person at a time.
+        """
+        return run_model(self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=boxes_xyxy)
+
     def _place(
         self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch
     ) -> tuple[PlacedPeople, Float[Tensor, "persons 17 3"] | None]:
         with watch("crop"):
-            crop = crop_pictures(
-                rgb,
-                people.boxes_xyxy,
-                int(getattr(self.model, "crop_size", 256)),
-                aspect=getattr(self.model, "crop_aspect", (192, 256)),
-                antialias=getattr(self.model, "crop_antialias", True),
-            )
+            crop = self.cut(rgb, people.boxes_xyxy)
         with watch("model"):
-            output = run_model(
-                self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=people.boxes_xyxy
-            )
+            output = self.run(crop, people.boxes_xyxy, camera)
         with watch("body"):
             placed = place_people(output, crop, camera, self.params_body, self.body)
             return placed, coco_keypoints(output, placed, crop, people.scores, camera, self.body)
@@ -168,13 +178,25 @@ def place_people(
 ) -> PlacedPeople:
     """Moves people from the cameras of their crops to that of the picture and poses the body.
 
+    Args:
+        params_body: As for `place_params`.
+        body: The body to show.
+    """
+    params = place_params(output, crop, camera, params_body)
+    if body is not params_body:
+        params = transfer_params(params, params_body, body)
+    return PlacedPeople(params=params, mesh=body(params))
+
+
+def place_params(output: HMROutput, crop: Crop, camera: PictureCamera, params_body: BodyModel) -> BodyParams:
+    """Moves people from the cameras of their crops to that of the picture.
+
     Where pixels are not square, the focal length is the geometric mean of both and the model's origin is put
     where the crop camera saw it.
 
     Args:
         params_body: The body that the model's parameters mean, or one of the same family: joints that the
             model does not give stay at rest, and shape coefficients that the body lacks are left out.
-        body: The body to show.
     """
     scale_and_shift = output.camera.double().cpu()
     scale_and_shift = torch.cat([scale_and_shift[:, :1].clamp(min=_MIN_SCALE), scale_and_shift[:, 1:]], dim=1)
@@ -192,15 +214,12 @@ def place_people(
     )
     transl[:, :2] *= _pixel_shape(camera)
     given = output.params
-    params = BodyParams(
+    return BodyParams(
         global_orient=given.global_orient,
         body_pose=fit_pose(given.body_pose, params_body),
         betas=given.betas[:, : params_body.num_betas],
         transl=transl.to(given.betas),
     )
-    if body is not params_body:
-        params = transfer_params(params, params_body, body)
-    return PlacedPeople(params=params, mesh=body(params))
 
 
 def coco_keypoints(
@@ -286,6 +305,7 @@ def _join(outputs: list[HMROutput]) -> HMROutput:
         return torch.cat([part.float() for part in parts])
 
     points = [output.keypoints for output in outputs if output.keypoints is not None]
+    features = [output.features for output in outputs if output.features is not None]
     return HMROutput(
         params=BodyParams(
             global_orient=joined(output.params.global_orient for output in outputs),
@@ -296,6 +316,7 @@ def _join(outputs: list[HMROutput]) -> HMROutput:
         keypoints=Keypoints2D(xy=joined(p.xy for p in points), score=joined(p.score for p in points))
         if points
         else None,
+        features=joined(features) if features else None,
     )
 
 
