@@ -39,7 +39,6 @@ def twists_of(
     """
     bone, spare = _bone_directions(rest)
     R = rotmats[..., 1:, :, :]
-    bone, spare, R = bone.expand(*R.shape[:-1]), spare.expand(*R.shape[:-1]), R.expand(*bone.shape, 3)
     middle, opposite = _bisector(bone, (R @ bone[..., None])[..., 0])
     first = torch.where(opposite, spare, bone)
     Q = _turn_half(first, _turn_half(middle, R))
