@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fasthmr.runtime.threads import Background, first_interrupt, prefetch
+
+
+def test_items_come_in_order_from_another_thread() -> None:
+    threads = set()
+
+    def items() -> Iterator[int]:
+        for index in range(20):
+            threads.add(threading.get_ident())
+            yield index
+
+    assert list(prefetch(items(), 3)) == list(range(20))
+    assert threads and threading.get_ident() not in threads
+
+
+def test_the_source_runs_only_a_little_ahead() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for index in range(100):
+            taken.append(index)
+            yield index
+
+    ahead = prefetch(items(), 4)
+    next(ahead)
+    time.sleep(0.3)
+    assert len(taken) <= 6
+    ahead.close()
+    assert len(taken) <= 6
+    assert threading.active_count() == 1
+
+
+def test_errors_of_the_source_arrive() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    ahead = prefetch(items(), 4)
+    assert next(ahead) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+
+
+def test_a_stop_ends_the_items_even_when_the_source_waits() -> None:
+    stop, wake = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        wake.wait(5)
+
+    ahead = prefetch(items(), 4, stop)
+    assert next(ahead) == 1
+    threading.Timer(0.1, lambda: (stop.set(), wake.set())).start()
+    assert list(ahead) == []
+
+
+def test_background_work_is_done_in_order_and_waited_for() -> None:
+    done = []
+    with Background(lambda item: (time.sleep(0.01), done.append(item)), 2) as work:
+        for index in range(10):
+            work.put(index)
+    assert done == list(range(10))
+
+
+def test_errors_of_background_work_arrive() -> None:
+    def fail(item: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), Background(fail, 1) as work:
+        for index in range(100):
+            work.put(index)
+    with pytest.raises(ZeroDivisionError), Background(fail, 1) as work:
+        work.put(0)
+
+
+def test_after_an_error_waiting_items_are_dropped() -> None:
+    done = []
+    with pytest.raises(KeyError), Background(lambda item: (time.sleep(0.05), done.append(item)), 8) as work:
+        for index in range(8):
+            work.put(index)
+        raise KeyError
+    assert len(done) < 8
+    assert threading.active_count() == 1
+
+
+def test_r16_the_first_interrupt_is_noted_and_the_second_raises() -> None:
+    former = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), first_interrupt() as stopped:
+        assert not stopped.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        assert stopped.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_interrupts_in_other_threads_are_left_alone() -> None:
+    events = []
+
+    def work() -> None:
+        with first_interrupt() as stopped:
+            events.append(stopped.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert events == [False]
