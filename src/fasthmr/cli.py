@@ -163,7 +163,8 @@ def convert(
 
     Args:
         result: A result that 'fasthmr predict' wrote.
-        to: Formats to write, separated by commas: glb, obj, json, npz.
+        to: Formats to write, separated by commas: glb (animated if the result has several frames), bvh (a
+            file per person), obj (a file per frame), json, npz.
         out: Folder for the files; beside the result if not given.
         debug: Show the traceback of errors.
     """

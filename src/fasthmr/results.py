@@ -157,9 +157,10 @@ class Clip:
         return np.arange(self.num_frames) / (self.fps or DEFAULT_FPS)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the clip in the format of the suffix: .npz, .glb, .obj or .json.
+        """Writes the clip in the format of the suffix: .npz, .glb, .bvh, .obj or .json.
 
-        The file appears complete or not at all.
+        A .bvh holds one person, an .obj one frame; several give numbered files beside each other, and the
+        path of the first is returned. Every file appears complete or not at all.
 
         Raises:
             UsageError: the suffix is not supported, or the format cannot hold this clip.

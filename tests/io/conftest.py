@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from fasthmr.body.default_body import load_default_body
 from fasthmr.body.skeletons import COCO17_NAMES
+from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.results import Clip, Person, PoseClip, PosePerson
+from fasthmr.types import BodyParams
 
 # An octahedron seen from outside counter-clockwise, y up.
 _POINTS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=np.float32)
@@ -99,3 +104,61 @@ def make_pose_clip() -> Callable[..., PoseClip]:
         )
 
     return make
+
+
+@functools.cache
+def _body_clip(frames: int) -> Clip:
+    body = load_default_body()
+    generator = torch.Generator().manual_seed(11)
+    people = []
+    for track_id, seen in ((1, np.arange(frames)), (4, np.array([2, 3, 4, 6, 7]))):
+        count = len(seen)
+        # Waves of every joint, fast enough that quaternions change sign.
+        size, phase = (torch.randn(2, 24, 3, generator=generator) * torch.tensor([[[0.5]], [[3.0]]])).unbind(
+            0
+        )
+        time = torch.from_numpy(seen)[:, None, None] * 0.4
+        R = axis_angle_to_rotmat((time + phase).sin() * size)
+        turn = torch.stack([torch.pi + 0.4 * time[:, 0, 0], 0 * time[:, 0, 0], 0 * time[:, 0, 0]], dim=-1)
+        params = BodyParams(
+            global_orient=axis_angle_to_rotmat(turn)[:, None] @ R[:, :1],
+            body_pose=R[:, 1:],
+            betas=torch.randn(1, 10, generator=generator).expand(count, 10).contiguous(),
+            transl=torch.tensor([track_id - 2.0, 0.2, 4.0]) + 0.1 * time[:, 0] * torch.tensor([1.0, 0, -1]),
+        )
+        mesh = body(params)
+        assert params.transl is not None
+        people.append(
+            Person(
+                track_id=track_id,
+                frames=seen,
+                boxes_xyxy=np.zeros((count, 4), np.float32),
+                scores=np.ones(count, np.float32),
+                vertices=mesh.vertices.numpy(),
+                joints=mesh.joints.numpy(),
+                global_orient=params.global_orient.numpy(),
+                body_pose=params.body_pose.numpy(),
+                betas=params.betas.numpy(),
+                transl=params.transl.numpy(),
+            )
+        )
+    K = np.array([[1000.0, 0, 639.5], [0, 1000.0, 359.5], [0, 0, 1]])
+    return Clip(
+        persons=tuple(people),
+        faces=body.faces.numpy(),
+        parents=body.parents.numpy(),
+        joint_names=tuple(body.joint_names),
+        intrinsics=np.repeat(K[None], frames, axis=0),
+        image_size=(1280, 720),
+        fps=25.0,
+        source="walk.mp4",
+        body=body.name,
+        model="fasthmr_m",
+        lbs_weights=body.lbs_weights.numpy(),
+    )
+
+
+@pytest.fixture
+def body_clip() -> Clip:
+    """10 frames at 25/s: the free body as track 1, and as track 4 in frames 2 to 7 without 5."""
+    return _body_clip(10)

@@ -93,7 +93,8 @@ def _changed(clip: Clip, path: Path, changes: dict[str, np.ndarray | None]) -> P
         ({"person_000/frames": np.array([0, 1, 2, 3, 5])}, "rising indices"),
         ({"person_000/frames": np.array([0, 1, 1, 2, 3])}, "rising indices"),
         ({"faces": np.full((8, 3), 6)}, "outside the 6 vertices"),
-        ({"parents": np.array([-1, 0, 3])}, "outside the 3 joints"),
+        ({"parents": np.array([-1, 0, 3])}, r"parents\[2\] = 3"),
+        ({"parents": np.array([-1, 2, 1])}, r"parents\[1\] = 2"),
         ({"fps": np.array(-25.0)}, "'fps' is not positive"),
         ({"times": np.array([0, 0.1, 0.1, 0.2, 0.3])}, "'times' do not increase"),
         ({"times": np.arange(4.0)}, "'times' is float64"),
@@ -148,6 +149,6 @@ def test_damaged_bytes_raise_only_input_errors(
 
 
 def test_unknown_suffix_lists_what_is_supported(make_clip: MakeClip, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.glb, \.npz, \.obj, \.json"):
+    with pytest.raises(UsageError, match=r"\.glb, \.npz, \.bvh, \.obj, \.json"):
         make_clip().save(tmp_path / "a.fbx")
     assert os.listdir(tmp_path) == []

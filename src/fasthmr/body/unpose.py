@@ -34,8 +34,7 @@ class RestSkeleton:
     joints: Float[Tensor, "frames joints 3"]
 
     def offsets(self) -> Float[Tensor, "frames joints 3"]:
-        """Each joint moves a rest point x to `world` x + offset."""
-        return self.joints - (self.world @ self.rest[..., None])[..., 0]
+        return skinning_offsets(self.rest, self.world, self.joints)
 
 
 def unpose_joints(
@@ -85,6 +84,15 @@ def unpose_vertices(
         gram += A.mT @ A
         right += (A.mT @ (points - b)[..., None])[..., 0] + _RIDGE * guess
     return torch.linalg.solve(gram, right)
+
+
+def skinning_offsets(
+    rest: Float[Tensor, "joints 3"],
+    world: Float[Tensor, "frames joints 3 3"],
+    joints: Float[Tensor, "frames joints 3"],
+) -> Float[Tensor, "frames joints 3"]:
+    """Each joint moves a rest point x to `world` x + offset."""
+    return joints - (world @ rest[..., None])[..., 0]
 
 
 def skin(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fasthmr.errors import InputError, UsageError
+from fasthmr.io.bvh import write_bvh
 from fasthmr.io.coco_json import write_coco_json
 from fasthmr.io.glb import write_glb
 from fasthmr.io.json_out import write_json
@@ -21,6 +22,7 @@ Result = TypeVar("Result", Clip, PoseClip)
 _WRITERS: dict[str, Callable[[Clip, Path], Path]] = {
     ".glb": write_glb,
     ".npz": write_npz,
+    ".bvh": write_bvh,
     ".obj": write_obj,
     ".json": write_json,
 }

@@ -2,6 +2,8 @@
 
 Beside the fields of `Person`, each person carries the AMASS names: `poses` (axis-angle, all joints in a
 row) and `trans`; the file carries `gender` and `mocap_framerate`, and the `times` of a variable frame rate.
+
+A rest mesh stands for surfaces that are computed on demand, see `rest_surface`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fasthmr.body.skeletons import tree_levels
 from fasthmr.errors import InputError
 from fasthmr.geometry.rotations import rotmat_to_axis_angle
 from fasthmr.io.clip_schema import CAMERA_AXES, SCHEMA, SCHEMA_VERSION, UNITS
 from fasthmr.io.people_npz import indices_fit, read_people, write_arrays
-from fasthmr.results import Clip, Person
+from fasthmr.io.rest_surface import read_surface, surface_arrays
+from fasthmr.results import Clip, LazyVertices, Person
 
 _CLIP_FIELDS = {
     "schema": ("U", ()),
@@ -49,6 +53,9 @@ _PERSON_FIELDS = {
     "boxes_xyxy": ("f", ("f", 4)),
     "scores": ("f", ("f",)),
     "vertices": ("f", ("f", "V", 3)),
+    "rest_vertices": ("f", ("V", 3)),
+    "rest_joints": ("f", ("J", 3)),
+    "surface_error_mm": ("f", (2,)),
     "joints": ("f", ("f", "J", 3)),
     "global_orient": ("f", ("f", 1, 3, 3)),
     "body_pose": ("f", ("f", "P", 3, 3)),
@@ -60,6 +67,7 @@ _PERSON_FIELDS = {
 }
 _OPTIONAL = {
     *("lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans", "camera_source", "times"),
+    *("vertices", "rest_vertices", "rest_joints", "surface_error_mm"),
 }
 
 
@@ -92,7 +100,7 @@ def write_npz(clip: Clip, path: Path) -> Path:
     if clip.lbs_weights is not None:
         arrays["lbs_weights"] = np.asarray(clip.lbs_weights, dtype=np.float32)
     for index, person in enumerate(clip.persons):
-        arrays.update({f"person_{index:03d}/{name}": value for name, value in _person_arrays(person)})
+        arrays.update({f"person_{index:03d}/{name}": value for name, value in _person_arrays(person, clip)})
     return write_arrays(path, arrays)
 
 
@@ -105,21 +113,33 @@ def read_npz(path: Path) -> Clip:
     own, people, sizes = read_people(path, SCHEMA, _CLIP_FIELDS, _PERSON_FIELDS, _OPTIONAL)
     if people and not indices_fit(own["faces"], sizes["V"]):
         raise InputError(f"{path}: 'faces' point outside the {sizes['V']} vertices")
-    if not indices_fit(own["parents"] + 1, sizes["J"] + 1):
-        raise InputError(f"{path}: 'parents' point outside the {sizes['J']} joints")
+    try:
+        tree_levels(own["parents"].tolist())
+    except ValueError as problem:
+        raise InputError(f"{path}: {problem}") from None
     if own["fps"] <= 0:
         raise InputError(f"{path}: 'fps' is not positive")
     if not (np.diff(own.get("times", np.zeros(0))) > 0).all():
         raise InputError(f"{path}: 'times' do not increase")
+    for index, arrays in enumerate(people):
+        at_rest = "lbs_weights" in own and {"rest_vertices", "rest_joints"} <= arrays.keys()
+        if not at_rest and "vertices" not in arrays:
+            raise InputError(f"{path}: array 'person_{index:03d}/vertices' is missing")
     return _clip(own, people)
 
 
-def _person_arrays(person: Person) -> Iterator[tuple[str, np.ndarray]]:
+def _person_arrays(person: Person, clip: Clip) -> Iterator[tuple[str, np.ndarray]]:
     yield "track_id", np.array(person.track_id)
     yield "frames", np.asarray(person.frames, dtype=np.int64)
+    at_rest = (
+        isinstance(person.vertices, LazyVertices) and len(person.frames) and clip.lbs_weights is not None
+    )
+    if at_rest:
+        yield from surface_arrays(person, clip).items()
+    left_out = {"track_id", "frames", *(["vertices"] if at_rest else [])}
     for field in fields(Person):
         value = getattr(person, field.name)
-        if field.name not in ("track_id", "frames") and value is not None:
+        if field.name not in left_out and value is not None:
             yield field.name, np.asarray(value, dtype=np.float32)
     rotations = np.concatenate([person.global_orient, person.body_pose], axis=1)
     axis_angle = rotmat_to_axis_angle(torch.from_numpy(rotations).double()).numpy()
@@ -132,6 +152,8 @@ def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Cl
     for arrays in people:
         values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(Person)}
         values["track_id"] = int(arrays["track_id"])
+        if "vertices" not in arrays:
+            values["vertices"] = read_surface(arrays, own)
         persons.append(Person(**values))
     seconds = own["timing_seconds"].tolist()
     return Clip(

@@ -8,7 +8,7 @@ from pathlib import Path
 from fasthmr.errors import UsageError, did_you_mean
 from fasthmr.io.export import load_result
 
-FORMATS = ("glb", "obj", "json", "npz")
+FORMATS = ("glb", "bvh", "obj", "json", "npz")
 """Of meshes; keypoints have the last two."""
 
 

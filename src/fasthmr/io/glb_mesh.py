@@ -1,0 +1,61 @@
+"""Body surfaces in a glTF document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from fasthmr.geometry.meshes import vertex_normals
+from fasthmr.geometry.palette import person_color
+from fasthmr.io.glb_file import GlbFile
+
+
+class SurfaceWriter:
+    """Adds surfaces that share their triangles, which are stored once."""
+
+    def __init__(self, file: GlbFile, faces: Int[np.ndarray, "faces 3"]) -> None:
+        self._file, self._faces = file, faces
+        self._indices: int | None = None
+
+    def add(
+        self,
+        name: str,
+        color: int,
+        points: Float[np.ndarray, "vertices 3"],
+        attributes: Mapping[str, int] | None = None,
+    ) -> int:
+        """Adds a mesh and returns its index.
+
+        Args:
+            color: Number of the person in the palette.
+            points: Vertices; further ones than the triangles use are allowed.
+            attributes: Further accessors of the vertices.
+        """
+        file, points = self._file, points.astype(np.float32)
+        normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(self._faces).long()).numpy()
+        normals[~normals.any(1)] = (0, 1, 0)  # glTF asks for unit length, also at unused vertices
+        if self._indices is None:
+            dtype = np.uint16 if len(points) < 65535 else np.uint32
+            self._indices = file.accessor(self._faces.astype(dtype).reshape(-1), "indices")
+        material = file.add(
+            "materials",
+            name=name,
+            pbrMetallicRoughness={
+                "baseColorFactor": [*person_color(color), 1.0],
+                "metallicFactor": 0.0,
+                "roughnessFactor": 0.7,
+            },
+        )
+        primitive = {
+            "attributes": {
+                "POSITION": file.accessor(points, "vertices", bounds=True),
+                "NORMAL": file.accessor(normals, "vertices"),
+                **(attributes or {}),
+            },
+            "indices": self._indices,
+            "material": material,
+        }
+        return file.add("meshes", name=name, primitives=[primitive])
