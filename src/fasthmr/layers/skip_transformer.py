@@ -160,7 +160,7 @@ class PostNormCrossLayer(nn.Module):
         memory: Float[Tensor, "batch memory_tokens dim"],
     ) -> Float[Tensor, "batch tokens dim"]:
         """Tokens after the memory and the feed-forward network, from what `before_memory` gave."""
-        q = q.expand(len(memory), -1, -1, -1)
+        q = q.expand(memory.shape[0], -1, -1, -1)
         k, v = self.cross_attention.keys_values(memory)
         x = self.norm2(x + self._drop(self.cross_attention.mix(q, k, v)))
         return self.norm3(x + self._drop(self.mlp(x)))
@@ -267,8 +267,9 @@ class SkipDecoder(_SkipStack):
             ValueError: More tokens than positions.
         """
         layers = self._layers
-        x, q = self._start(len(memory), tokens, key_mask)
-        joins, skipped = iter(self.joins), list[Tensor]()
+        x, q = self._start(memory.shape[0], tokens, key_mask)
+        joins = iter(self.joins)
+        skipped: list[Tensor] = []
         for i, layer in enumerate(layers):
             if i > len(self.first):
                 x = next(joins)(torch.cat([x, skipped.pop()], dim=-1))

@@ -180,4 +180,4 @@ def _rescale_to_zero_snr(betas: Float64[Tensor, "steps"]) -> Float64[Tensor, "st
 
 
 def _everywhere(timestep: int, like: Tensor) -> Int[Tensor, "batch"]:
-    return torch.full((len(like),), timestep, dtype=torch.int64, device=like.device)
+    return torch.full((like.shape[0],), timestep, dtype=torch.int64, device=like.device)

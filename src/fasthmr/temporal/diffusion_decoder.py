@@ -123,7 +123,7 @@ class DiffusionDecoder(nn.Module):
             return denoiser.predict(noisy, timesteps, tokens, condition_mask)
 
         if noise is None:
-            noise = self.start.expand(len(features), -1, -1)
+            noise = self.start.expand(features.shape[0], -1, -1)
         draws = noise.reshape(-1, *noise.shape[-3:])
         clean = torch.stack([schedule.ddim(predict, draw, steps) for draw in draws]).mean(0)
         return self.restore(clean)

@@ -92,7 +92,7 @@ class MotionEncoder(nn.Module):
         lengths: Int[Tensor, "batch"] | None = None,
     ) -> MotionLatent:
         """Read clips, of which frames from `lengths` on do not count."""
-        tokens = self.tokens.expand(len(motion), -1, -1)
+        tokens = self.tokens.expand(motion.shape[0], -1, -1)
         x = torch.cat([tokens, self.embed(motion).to(tokens.dtype)], dim=1)
         mask = None if lengths is None else length_mask(lengths + len(self.tokens), x.shape[1])
         mean, log_variance = self.stack(x, mask, slice(0, len(self.tokens))).split(self.latents, dim=1)
