@@ -96,11 +96,11 @@ def _parse(data: bytes, metres_per_unit: float) -> BvhMotion:
 
 def _numbers(text: bytes, frames: int, width: int) -> np.ndarray:
     with warnings.catch_warnings():
-        # What is no number ends the reading with a warning, in later versions of NumPy with a ValueError.
+        # What is no number ends the reading with a ValueError, in early versions of NumPy with a warning.
         warnings.simplefilter("error", DeprecationWarning)
         try:
             values = np.fromstring(text.decode("ascii"), sep=" ") if text.strip() else np.zeros(0)
-        except (DeprecationWarning, UnicodeDecodeError):
+        except (DeprecationWarning, ValueError):
             raise ValueError("something else than numbers in the frames") from None
     if len(values) != frames * width:
         raise ValueError(f"{len(values)} numbers where {frames} frames of {width} are declared")
