@@ -14,7 +14,7 @@ def test_the_report_compares_fixed_and_adaptive_counts(model, records, tmp_path)
     save_merged(model, whole)
     save_merged(reduce_model(model, tokens=TokenMergePlan(counts=(10, 8))), merged)
     config = AdaptiveReportConfig(
-        model=merged,
+        model=str(merged),
         original=str(whole),
         test=records,
         out=tmp_path / "docs" / "adaptive.md",
@@ -35,4 +35,4 @@ def test_a_model_without_merged_tokens_has_no_counts(model, records, tmp_path):
     whole = tmp_path / "whole.safetensors"
     save_merged(model, whole)
     with pytest.raises(UsageError, match="no tokens merge in this model"):
-        report(AdaptiveReportConfig(model=whole, test=records, out=tmp_path / "adaptive.md"))
+        report(AdaptiveReportConfig(model=str(whole), test=records, out=tmp_path / "adaptive.md"))

@@ -30,7 +30,7 @@ from fasthmr.errors import UsageError
 from fasthmr.reduction.eclm import weights_fingerprint
 from fasthmr.runtime.detect import Detector
 from fasthmr.runtime.loading import DEFAULT_MODEL, is_file_name, load_model
-from fasthmr.zoo.registry import list_models
+from fasthmr.zoo.registry import list_models, preset
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +134,9 @@ def accelerate_model(
         UsageError: As for `accelerate`.
         InputError: As for `accelerate`.
     """
+    model = _original(model)
     name = _name(model)
-    parts = ModelParts.of(load_model(DEFAULT_MODEL if model == "default" else model, "mesh").eval(), body)
+    parts = ModelParts.of(load_model(model, "mesh").eval(), body)
     _check_fit(parts, config)
     report = progress or (lambda stage, done, total: None)
     report("reading", 0, 1)
@@ -248,9 +249,19 @@ def _write(
     write_report(result.report, parts, result.model, held_out, out)
 
 
+def _original(model: str | Path | nn.Module) -> str | Path | nn.Module:
+    """What a preset that is accelerated already was made from, since merging starts from there."""
+    if isinstance(model, nn.Module):
+        return model
+    name = DEFAULT_MODEL if model == "default" else str(model)
+    made_from = preset(name).made_from if name in list_models() else None
+    if made_from is None:
+        return DEFAULT_MODEL if model == "default" else model
+    _log.warning("'%s' is accelerated already; starting from '%s', which it was made from", name, made_from)
+    return made_from
+
+
 def _name(model: str | Path | nn.Module) -> str:
     if isinstance(model, nn.Module):
         return type(model).__name__
-    if model == "default":
-        return DEFAULT_MODEL
     return Path(model).name if is_file_name(model) else str(model)

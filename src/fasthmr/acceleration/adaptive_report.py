@@ -22,7 +22,7 @@ from fasthmr.errors import UsageError
 from fasthmr.evaluation.metrics import mpjpe_mm
 from fasthmr.models.reduced import ReducedEncoder, with_budget
 from fasthmr.reduction.adaptive import TokenBudget, run_adaptive
-from fasthmr.runtime.loading import DEFAULT_MODEL, load_model
+from fasthmr.runtime.loading import load_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,16 +32,16 @@ class AdaptiveReportConfig:
     """What to measure.
 
     Attributes:
-        model: Weight file of a merged model.
+        model: Preset or weight file of a merged model.
         original: Preset or weight file of the model it was made from.
         test: Rendered records.
         deeper: Tokens that may merge in one more block for the row that spends less on small people.
         batch: Crops at once in timings.
     """
 
-    model: Path
     test: Path
-    original: str = DEFAULT_MODEL
+    model: str = "fasthmr_m_fast"
+    original: str = "fasthmr_m"
     out: Path = Path("docs/reports/adaptive_tokens.md")
     test_people: int = 2048
     spare: int = 16
@@ -173,7 +173,7 @@ def _write(
 ) -> None:
     page = Document(title="Adaptive token counts: every picture keeps what it needs")
     page.text(
-        f"`fasthmr report adaptive_tokens` on `{config.model.name}` ({parts.depth} blocks, {parts.tokens} "
+        f"`fasthmr report adaptive_tokens` on `{config.model}` ({parts.depth} blocks, {parts.tokens} "
         f"tokens before merging). Judged on {test.describe()}. In {int(crowded.sum())} of them the person "
         f"covers more than {least} patches (below: filled crops), so that a fixed number merges patches of "
         "the person."

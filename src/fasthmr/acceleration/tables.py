@@ -33,7 +33,7 @@ from fasthmr.benchmark.counters import count
 from fasthmr.errors import UsageError
 from fasthmr.reduction.eclm import weights_fingerprint
 from fasthmr.reduction.self_mask import SelfMaskHead
-from fasthmr.runtime.loading import DEFAULT_MODEL, load_model
+from fasthmr.runtime.loading import load_model
 from fasthmr.training.crop_batches import BatchSource, CropBatch
 from fasthmr.training.self_mask import MaskAgreement, compare_with_masks
 
@@ -60,7 +60,7 @@ class AccelerationReportConfig:
     data: Path
     test: Path
     heal_data: Path | None = None
-    model: str = DEFAULT_MODEL
+    model: str = "fasthmr_m"
     out: Path = Path("docs/reports/acceleration.md")
     weights: Path | None = None
     target_speedup: float = 2.2

@@ -25,7 +25,7 @@ Task = Literal["mesh", "pose"]
 """What a pipeline looks for: body meshes, or COCO's 17 keypoints."""
 
 TASKS: tuple[Task, ...] = ("mesh", "pose")
-DEFAULT_MODEL = "fasthmr_m"
+DEFAULT_MODEL = "fasthmr_m_fast"
 
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".pkl", ".bin", ".tar")
 _GIVES = {

@@ -60,6 +60,7 @@ class Preset:
         trained_body: Body that its shape coefficients mean: the one that comes with the package, SMPL or
             SMPL-X.
         published: Counts to compare ours with.
+        made_from: Preset that this one was accelerated from.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Preset:
     layout: KeyTable = OWN_TABLE
     trained_body: TrainedBody = "free"
     published: tuple[PublishedCount, ...] = ()
+    made_from: str | None = None
 
 
 _PRESETS: dict[str, Preset] = {}
