@@ -412,9 +412,15 @@ def test_other_errors_are_one_line_too(
 def test_convert(run: Run, make_picture, tmp_path: Path) -> None:
     make_picture(tmp_path / "a.png")
     assert run("predict", "a.png", "--detector", "full", "--save", "npz").code == 0
-    done = run("convert", "out/a.npz", "--to", "glb,obj,json", "--out", "other")
+    done = run("convert", "out/a.npz", "--to", "glb,bvh,npz,obj,json", "--out", "other")
     assert done.code == 0
-    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".glb", ".obj", ".json"}
+    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {
+        ".glb",
+        ".bvh",
+        ".npz",
+        ".obj",
+        ".json",
+    }
     assert "wrote other/a.glb" in done.err
     assert run("convert", "out/a.npz", "--to", "glb").code == 0
     assert (tmp_path / "out" / "a.glb").exists()

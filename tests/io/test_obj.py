@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import trimesh
 
+from fasthmr.errors import ResourceError
 from fasthmr.results import Clip
 
 MakeClip = Callable[..., Clip]
@@ -34,6 +38,15 @@ def test_frames_become_numbered_files(make_clip: MakeClip, tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["a_000000.obj", "a_000001.obj", "a_000002.obj"]
     assert (tmp_path / "a_000000.obj").read_text().count("g person") == 1  # the second comes a frame later
     assert (tmp_path / "a_000001.obj").read_text().count("g person") == 2
+
+
+def test_a_video_that_does_not_fit_is_refused_at_once(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ResourceError, match=r"another 0\.0 GB.*\.glb"):
+        make_clip(1, 300).save(tmp_path / "a.obj")
+    assert os.listdir(tmp_path) == ["a_000000.obj"]
 
 
 def test_nobody(make_clip: MakeClip, tmp_path: Path) -> None:
