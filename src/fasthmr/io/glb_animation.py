@@ -33,6 +33,7 @@ from fasthmr.results import Clip, Person
 _log = logging.getLogger(__name__)
 
 _INFLUENCES = 4  # joints that may move a vertex, as many as every program reads
+_NOTABLE_MM = 5.0
 _REACH = 1.0  # metres from a joint that the surface surely stays within
 _FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))  # camera axes to viewer axes
 
@@ -61,8 +62,10 @@ class SkinnedScene:
         file, name = self._file, person_name(person)
         track = rest_track(person, self._clip, _INFLUENCES)
         mean, worst = track.error_mm
-        _log.info(
-            "%s: %s differs from its skinned mesh by %.2f mm, at most %.2f", self._name, name, mean, worst
+        _log.log(
+            logging.WARNING if mean > _NOTABLE_MM else logging.INFO,
+            "%s: %s differs from its skinned mesh by %.2f mm in the mean, at most %.2f; it has one shape",
+            *(self._name, name, mean, worst),
         )
         root, joints = self._add_skeleton(person, track.rotations, track.skeleton)
         inverse_bind = np.tile(np.eye(4, dtype=np.float32), (1 + len(joints), 1, 1))
