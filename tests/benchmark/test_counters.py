@@ -14,6 +14,7 @@ from fasthmr.encoders.registry import encoder_config
 from fasthmr.encoders.vit import ViT
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.layers.attention import SelfAttention
+from fasthmr.layers.skip_transformer import SkipDecoder, SkipEncoder, SkipStackConfig
 from fasthmr.models.hmr import HMR
 from fasthmr.reduction.tome_schedule import TokenMergePlan, run_blocks
 from fasthmr.zoo import preset
@@ -260,6 +261,66 @@ def test_the_published_decoder_in_plain_form() -> None:
     start = dim * inner + inner * dim + dim * inner + inner * context  # of layer 0: kept between calls
     read = 2 * 2 * context * tokens + inner * context + inner * dim + 2 * dim * mlp
     assert counts.run_macs == (depth - 1) * start + depth * read + readouts
+
+
+def test_diffusion_decoder_of_table_12(rows) -> None:
+    row = rows["diffusion_decoder_table12"]
+    assert (in_m(row["table_parameters"]), in_g(row["table_macs"])) == ("29.506", "6.795")
+    assert row["image_size"] == [243, 1024]
+    decoder = preset("diffusion_decoder_table12").config()
+    counts = count(decoder)
+    assert (in_m(counts.table_params, 2), in_g(counts.layer_macs, 2)) == ("29.51", "6.78")
+    assert 0.5e9 < counts.macs - counts.run_macs < 0.9e9  # what is not computed, or kept between calls
+
+
+def test_nine_layers_cannot_be_those_of_table_12(rows) -> None:
+    """33.7 M and 8.9 G, or 43.2 M and 9.6 G, instead of 29.5 M and 6.8 G."""
+    row = rows["diffusion_decoder_table15"]
+    assert (in_m(row["table_parameters"], 1), in_g(row["table_macs"], 1)) == ("43.2", "9.7")
+    decoder: Any = preset("diffusion_decoder_table15").config()
+    other = count(replace(decoder, vae=replace(decoder.vae, decoder="all_encoder")))
+    assert (in_m(other.table_params, 1), in_g(other.layer_macs, 1)) == ("33.7", "8.9")
+
+
+def test_skip_stacks_by_hand() -> None:
+    """The published form computes every token of every layer; ours leaves out what nobody asks for."""
+    config = SkipStackConfig(width=8, heads=2, mlp_dim=10, layers=3, max_tokens=20)
+    mlp, project = 2 * 8 * 10, 8 * 8
+    with torch.device("meta"):
+        encoder, decoder = SkipEncoder(config), SkipDecoder(config)
+    counts = count(encoder, torch.empty(2, 5, 8))
+    layers = 2 * 5 * (3 * (4 * project + mlp) + 2 * project)
+    assert counts.layer_macs == layers and counts.run_macs == counts.macs
+    assert counts.macs == layers + 2 * 3 * 2 * 5 * 5 * 8
+    assert counts.table_macs == layers + 2 * 5 * 8 * 4 * 7
+    kept = count(_Wanted(encoder), torch.empty(2, 5, 8))
+    left_out = 2 * 4 * (2 * project + mlp) + 2 * 2 * 4 * 5 * 8  # of the last layer
+    assert (kept.macs, kept.run_macs) == (counts.macs, counts.macs - left_out)
+    counts = count(_Written(decoder), torch.empty(2, 3, 8))
+    layers = 2 * (5 * (3 * (6 * project + mlp) + 2 * project) + 3 * 3 * 2 * project)
+    assert counts.layer_macs == layers
+    assert counts.macs == layers + 2 * 3 * 2 * 5 * (5 + 3) * 8
+    assert counts.table_macs == layers + 2 * 5 * 8 * 4 * 10
+    start = 2 * (5 * 5 * project + 2 * 5 * 5 * 8)  # self-attention and queries of the first layer: kept
+    assert counts.run_macs == counts.macs - start
+
+
+class _Wanted(nn.Module):
+    def __init__(self, stack: SkipEncoder) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(x, None, slice(0, 1))
+
+
+class _Written(nn.Module):
+    def __init__(self, stack: SkipDecoder) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, memory: Tensor) -> Tensor:
+        return self.stack(memory, 5)
 
 
 def test_models_that_do_not_say_what_they_take() -> None:
