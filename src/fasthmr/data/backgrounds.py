@@ -43,9 +43,13 @@ class View:
 
 
 def draw_background(
-    library: EnvironmentLibrary, view: View, rng: np.random.Generator
+    library: EnvironmentLibrary, view: View, rng: np.random.Generator, *, widen: bool = True
 ) -> tuple[UInt8[np.ndarray, "height width 3"], Light, str]:
-    """Choose and draw a background; returns it with the light that fits and its kind."""
+    """Choose and draw a background; returns it with the light that fits and its kind.
+
+    Args:
+        widen: Show more of a panorama than the camera sees where it would be a blurred patch.
+    """
     weights = dict(KIND_WEIGHTS)
     if not library.panoramas:
         del weights["panorama"]
@@ -55,7 +59,7 @@ def draw_background(
     kind = list(weights)[int(rng.choice(len(weights), p=total / total.sum()))]
     if kind == "panorama":
         item = library.panoramas[int(rng.integers(len(library.panoramas)))]
-        picture = _panorama_view(library.picture(item, "panorama"), view, rng)
+        picture = _panorama_view(library.picture(item, "panorama"), view, rng, widen)
     elif kind == "photo":
         item = library.photos[int(rng.integers(len(library.photos)))]
         picture = _photo_crop(library.picture(item, "photo"), view.size, rng)
@@ -69,14 +73,14 @@ def _choice(items: tuple[Item, ...], rng: np.random.Generator) -> Item:
     return items[int(rng.integers(len(items)))]
 
 
-def _panorama_view(panorama: np.ndarray, view: View, rng: np.random.Generator) -> np.ndarray:
+def _panorama_view(panorama: np.ndarray, view: View, rng: np.random.Generator, widen: bool) -> np.ndarray:
     import cv2
 
     height, width = panorama.shape[:2]
-    # A far person covers few panorama pixels: show more of the place instead of a blurred patch.
     source_pixels = np.arctan(view.size[1] / 2 / view.K[0, 0]) / np.pi * width
     wanted = rng.uniform(0.45, 1.0) * min(view.size[1], 200)
-    zoom = float(np.clip(source_pixels / wanted, 0.2, 1.0))
+    # A far person covers few panorama pixels.
+    zoom = float(np.clip(source_pixels / wanted, 0.2, 1.0)) if widen else 1.0
     d = view.rays(zoom)
     azimuth = np.arctan2(d[..., 0], d[..., 2])
     elevation = np.arctan2(-d[..., 1], np.hypot(d[..., 0], d[..., 2]))

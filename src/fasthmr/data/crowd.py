@@ -102,10 +102,17 @@ def place_thing(
 def occluder(framed: Framed, ground: Ground, patterns: np.ndarray, rng: np.random.Generator) -> Placed | None:
     """A table or wall before the legs, a bar across the picture, or a thing in a hand."""
     kind = rng.choice(["slab", "bar", "held"], p=[0.4, 0.2, 0.4])
-    pelvis = framed.posed.joints[0]
-    level = np.stack([ground.right, ground.up, -ground.ahead], axis=1)
     if kind == "held":
         return held_thing(framed.posed, patterns, rng)
+    return standing_occluder(str(kind), framed, ground, patterns, rng)
+
+
+def standing_occluder(
+    kind: str, framed: Framed, ground: Ground, patterns: np.ndarray, rng: np.random.Generator
+) -> Placed | None:
+    """A "slab" (table or wall) before the legs, or a "bar" across the picture; None if it hides too much."""
+    pelvis = framed.posed.joints[0]
+    level = np.stack([ground.right, ground.up, -ground.ahead], axis=1)
     lateral, depth = pelvis @ ground.right, pelvis @ ground.ahead
     nearer = rng.uniform(0.3, 0.9)
     if kind == "slab":

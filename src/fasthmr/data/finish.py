@@ -39,12 +39,7 @@ def photograph(
 
     exposed, blurred, noisy, packed = rng.random(4)
     if exposed < 0.6:
-        gain = 2 ** rng.uniform(-0.7, 0.7) * rng.uniform(0.88, 1.12, size=3)
-        level = (np.arange(256)[:, None] / 255) ** 2.2 * gain
-        # A shoulder instead of a hard clip keeps bright walls from burning out.
-        level = np.where(level > 0.8, 0.8 + 0.2 * np.tanh((level - 0.8) / 0.2), level)
-        table = np.clip(np.round(255 * level ** (1 / 2.2)), 0, 255).astype(np.uint8)
-        picture = cv2.LUT(picture, table.reshape(256, 1, 3))
+        picture = cv2.LUT(picture, exposure_table(rng))
     if blurred < 0.4:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.9) * picture.shape[0] / 160)
     if noisy < 0.4:
@@ -60,6 +55,15 @@ def photograph(
         if unpacked is not None:
             picture = np.ascontiguousarray(unpacked[..., ::-1])
     return picture
+
+
+def exposure_table(rng: np.random.Generator) -> UInt8[np.ndarray, "256 1 3"]:
+    """What each grey level becomes under a random exposure and white balance."""
+    gain = 2 ** rng.uniform(-0.7, 0.7) * rng.uniform(0.88, 1.12, size=3)
+    level = (np.arange(256)[:, None] / 255) ** 2.2 * gain
+    # A shoulder instead of a hard clip keeps bright walls from burning out.
+    level = np.where(level > 0.8, 0.8 + 0.2 * np.tanh((level - 0.8) / 0.2), level)
+    return np.clip(np.round(255 * level ** (1 / 2.2)), 0, 255).astype(np.uint8).reshape(256, 1, 3)
 
 
 def darken(

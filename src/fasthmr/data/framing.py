@@ -98,11 +98,11 @@ def frame_person(
     t = np.array([0, 0, distance]) - centre
     shown, cut_side = _shown_points(posed, surface_joint, part, rng)
     for _ in range(2):  # the box moves a little when the camera turns, so turn twice
-        box = _tangent_box(_framing_points(posed)[shown])
+        box = _tangent_box(posed.outline()[shown])
         aim = _turn_to_axis(np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1.0]))
         posed = turned(posed, aim, np.zeros(3))
         R, t, R_pano_camera = aim @ R, aim @ t, R_pano_camera @ aim.T
-    box = _tangent_box(_framing_points(posed)[shown])
+    box = _tangent_box(posed.outline()[shown])
     height, width = size
     w, h = box[2] - box[0], box[3] - box[1]
     side = max(h, w * 256 / 192)
@@ -128,10 +128,6 @@ def project(points: Float[np.ndarray, "*n 3"], K: Float[np.ndarray, "3 3"]) -> F
     return points[..., :2] / z * np.array([K[0, 0], K[1, 1]]) + K[:2, 2]
 
 
-def _framing_points(posed: Posed) -> Float[np.ndarray, "n 3"]:
-    return np.concatenate([posed.surface, posed.joints, posed.head_top[None]])
-
-
 def _tangent_box(points: np.ndarray) -> Float[np.ndarray, "4"]:
     xy = points[:, :2] / np.maximum(points[:, 2:], 0.2)
     return np.concatenate([xy.min(axis=0), xy.max(axis=0)])
@@ -146,7 +142,7 @@ def _shown_points(
         return np.ones(len(joint), dtype=bool), -1
     if part in _PART_JOINTS:
         return np.isin(joint, _PART_JOINTS[part]), 3 if part != "legs" else 1
-    points = _framing_points(posed)
+    points = posed.outline()
     xy = points[:, :2] / np.maximum(points[:, 2:], 0.2)
     box = _tangent_box(points)
     if part == "cut":

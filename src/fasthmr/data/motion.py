@@ -1,7 +1,8 @@
 """Poses for synthetic people: clips of SMPL-24 joint rotations, split by subject.
 
 A motion directory holds `index.json` (one entry per clip: clip, subject, split, type, file, licence) and
-one `.npz` per file with `<clip>/pose`, (T, 24, 3) axis-angle relative to the parent, y up, facing +z.
+one `.npz` per file with `<clip>/pose`, (T, 24, 3) axis-angle relative to the parent, y up, facing +z, and
+`<clip>/root`, (T, 3) place of the pelvis in metres of the source's own body.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class MotionLibrary:
 
     Attributes:
         poses: Frames of all clips in a row, axis-angle.
+        roots: Place of the pelvis in the same frames, y up; None where a file has none.
+        rates: Frames per second of each clip.
         starts: First frame of each clip, and the total as last entry.
         actions: Action class per clip.
         trusted_wrists: Whether the clip's wrists were recorded rightly.
@@ -57,6 +60,8 @@ class MotionLibrary:
     """
 
     poses: Float[np.ndarray, "frames 24 3"]
+    roots: Float[np.ndarray, "frames 3"] | None
+    rates: Float[np.ndarray, "clips"]
     starts: Int[np.ndarray, "clips_1"]
     actions: tuple[str, ...]
     trusted_wrists: np.ndarray
@@ -84,10 +89,13 @@ class MotionLibrary:
         if not chosen:
             raise InputError(f"{directory}: no motion clip for split '{split}'")
         clips: list[np.ndarray] = []
+        roots: list[np.ndarray] = []
         for file in sorted({entry["file"] for entry in chosen}):
             with np.load(directory / file, allow_pickle=False) as data:
                 wanted = [entry for entry in chosen if entry["file"] == file]
                 clips += [data[f"{entry['clip']}/pose"] for entry in wanted]
+                names = [f"{entry['clip']}/root" for entry in wanted]
+                roots += [data[name] for name in names if name in data]
         order = sorted(chosen, key=lambda entry: entry["file"])
         poses = np.concatenate(clips).astype(np.float16)
         low, high = np.quantile(poses.astype(np.float32), [0.002, 0.998], axis=0)
@@ -97,6 +105,8 @@ class MotionLibrary:
         ]
         return cls(
             poses=poses,
+            roots=np.concatenate(roots) if len(roots) == len(clips) else None,
+            rates=np.array([float(entry.get("fps", 30)) for entry in order]),
             starts=np.concatenate([[0], np.cumsum([len(clip) for clip in clips])]),
             actions=tuple(entry["type"] for entry in order),
             trusted_wrists=np.array(wrists),
@@ -115,8 +125,12 @@ class MotionLibrary:
         object.__setattr__(self, "_cumulative", np.cumsum(probability / probability.sum()))
         object.__setattr__(self, "_wrist_clips", np.flatnonzero(self.trusted_wrists))
 
+    def draw_clip(self, rng: np.random.Generator) -> int:
+        """Draw the number of a clip by action class and length."""
+        return min(int(np.searchsorted(self._cumulative, rng.random())), len(self.actions) - 1)
+
     def _frame(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        clip = min(int(np.searchsorted(self._cumulative, rng.random())), len(self.actions) - 1)
+        clip = self.draw_clip(rng)
         frame = int(rng.integers(self.starts[clip], self.starts[clip + 1]))
         return clip, self.poses[frame].astype(np.float64)
 

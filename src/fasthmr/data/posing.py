@@ -27,7 +27,7 @@ _HEAD, _NECK = 15, 12
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Posed:
-    """A posed body in its own frame (y up, metres).
+    """A posed body, or one per frame, in its own frame (y up, metres).
 
     Attributes:
         rotations: World rotation of the root, then rotations relative to the parents.
@@ -38,12 +38,20 @@ class Posed:
         head_top: A point above the hair.
     """
 
-    rotations: Float[np.ndarray, "24 3 3"]
-    matrices: Float[np.ndarray, "24 3 4"]
-    joints: Float[np.ndarray, "24 3"]
-    keypoints: Float[np.ndarray, "keypoints 3"]
-    surface: Float[np.ndarray, "surface 3"]
-    head_top: Float[np.ndarray, "3"]
+    rotations: Float[np.ndarray, "*frames 24 3 3"]
+    matrices: Float[np.ndarray, "*frames 24 3 4"]
+    joints: Float[np.ndarray, "*frames 24 3"]
+    keypoints: Float[np.ndarray, "*frames keypoints 3"]
+    surface: Float[np.ndarray, "*frames surface 3"]
+    head_top: Float[np.ndarray, "*frames 3"]
+
+    def outline(self) -> Float[np.ndarray, "*frames n 3"]:
+        """The points whose box is the body's."""
+        return np.concatenate([self.surface, self.joints, self.head_top[..., None, :]], axis=-2)
+
+    def at(self, frame: int) -> Posed:
+        """The body of one frame."""
+        return Posed(**{name: value[frame] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,46 +150,57 @@ class SyntheticBody:
             faces[~hidden & self.eyeball_faces].reshape(-1),
         )
 
-    def pose(self, betas: Float[np.ndarray, "betas"], axis_angle: Float[np.ndarray, "24 3"]) -> Posed:
+    def pose(self, betas: Float[np.ndarray, "betas"], axis_angle: Float[np.ndarray, "*frames 24 3"]) -> Posed:
         """Pose one body (linear blend skinning); the pelvis stays where the shape has it."""
-        rotations = axis_angle_to_rotmat(torch.from_numpy(np.ascontiguousarray(axis_angle))).numpy()
+        vectors = torch.from_numpy(np.ascontiguousarray(axis_angle))
+        return self.pose_rotmats(betas, axis_angle_to_rotmat(vectors).numpy())
+
+    def pose_rotmats(
+        self, betas: Float[np.ndarray, "betas"], rotations: Float[np.ndarray, "*frames 24 3 3"]
+    ) -> Posed:
+        """As `pose`, from rotation matrices."""
+        frames = rotations.shape[:-3]
         rest = self.J_template + self.J_shapedirs @ betas
-        chain, joints = np.empty((24, 3, 3)), np.empty((24, 3))
-        chain[0], joints[0] = rotations[0], rest[0]
+        chain, joints = np.empty((*frames, 24, 3, 3)), np.empty((*frames, 24, 3))
+        chain[..., 0, :, :], joints[..., 0, :] = rotations[..., 0, :, :], rest[0]
         for joint in range(1, 24):
             parent = SMPL_PARENTS[joint]
-            chain[joint] = chain[parent] @ rotations[joint]
-            joints[joint] = joints[parent] + chain[parent] @ (rest[joint] - rest[parent])
-        shift = joints - np.einsum("jab,jb->ja", chain, rest)
+            turn = chain[..., parent, :, :]
+            chain[..., joint, :, :] = turn @ rotations[..., joint, :, :]
+            joints[..., joint, :] = joints[..., parent, :] + turn @ (rest[joint] - rest[parent])
+        shift = joints - (chain @ rest[..., None])[..., 0]
         matrices = np.concatenate([chain, shift[..., None]], axis=-1)
         points = self.surface_template + self.surface_shapedirs @ betas
-        blended = (self.surface_weights @ matrices.reshape(24, 12)).reshape(-1, 3, 4)
-        surface = np.einsum("nab,nb->na", blended[..., :3], points) + blended[..., 3]
+        homogeneous = np.concatenate([points, np.ones_like(points[:, :1])], axis=1)
+        # Which multiple of which joint's matrix entries makes each point: one product for all frames.
+        skinned = (self.surface_weights[..., None] * homogeneous[:, None]).reshape(len(points), -1)
+        columns = matrices.swapaxes(-1, -2).reshape(*frames, 96, 3)
         moments = self.keypoint_moments[..., 0] + self.keypoint_moments[..., 1:] @ betas
-        head_top = joints[_HEAD] + 1.35 * (joints[_HEAD] - joints[_NECK])
+        head, neck = joints[..., _HEAD, :], joints[..., _NECK, :]
         return Posed(
             rotations=rotations,
             matrices=matrices,
             joints=joints,
-            keypoints=moments.reshape(len(moments), -1) @ matrices.transpose(0, 2, 1).reshape(-1, 3),
-            surface=surface,
-            head_top=head_top,
+            keypoints=moments.reshape(len(moments), -1) @ columns,
+            surface=skinned @ columns,
+            head_top=head + 1.35 * (head - neck),
         )
 
 
-def turned(posed: Posed, R: Float[np.ndarray, "3 3"], t: Float[np.ndarray, "3"]) -> Posed:
+def turned(posed: Posed, R: Float[np.ndarray, "*frames 3 3"], t: Float[np.ndarray, "*frames 3"]) -> Posed:
     """A posed body after the rigid motion x -> R x + t; the root rotation turns with it."""
-    matrices = R @ posed.matrices
-    matrices[..., 3] += t
-    rotations = posed.rotations.copy()
-    rotations[0] = R @ rotations[0]
+    matrices = R[..., None, :, :] @ posed.matrices
+    matrices[..., 3] += t[..., None, :]
+    rotations = posed.rotations + np.zeros((*matrices.shape[:-3], 1, 1, 1))
+    rotations[..., 0, :, :] = R @ rotations[..., 0, :, :]
+    R_rows, t_rows = R.swapaxes(-1, -2), t[..., None, :]
     return Posed(
         rotations=rotations,
         matrices=matrices,
-        joints=posed.joints @ R.T + t,
-        keypoints=posed.keypoints @ R.T + t,
-        surface=posed.surface @ R.T + t,
-        head_top=R @ posed.head_top + t,
+        joints=posed.joints @ R_rows + t_rows,
+        keypoints=posed.keypoints @ R_rows + t_rows,
+        surface=posed.surface @ R_rows + t_rows,
+        head_top=(R @ posed.head_top[..., None])[..., 0] + t,
     )
 
 

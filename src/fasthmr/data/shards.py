@@ -11,8 +11,9 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +89,27 @@ def write_shards(
     ]
     note = {"people": {key: str(value) for key, value in people.items()}, "start": start, "count": count}
     (directory / "shards.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
-    if not jobs:
-        return 0
-    if workers <= 1:
-        _render_jobs(dict(people), directory, jobs)
-        return len(jobs)
+    spread(partial(_render_jobs, dict(people), directory), jobs, workers)
+    return len(jobs)
+
+
+def spread(work: Callable[[Iterator[Any]], None], jobs: Sequence[Any], workers: int) -> None:
+    """Let several processes take jobs from one queue; one worker works in this process.
+
+    Args:
+        work: Does all jobs of an iterator; it must be importable by name, with what it is bound to.
+
+    Raises:
+        RuntimeError: A process failed; the others have ended by then.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        work(iter(jobs))
+        return
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    for job in jobs:
+    for job in [*jobs, *[None] * workers]:
         queue.put(job)
-    for _ in range(workers):
-        queue.put(None)
-    processes = [
-        context.Process(target=_work, args=(dict(people), directory, queue), daemon=True)
-        for _ in range(workers)
-    ]
+    processes = [context.Process(target=_work, args=(work, queue), daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
     for process in processes:
@@ -110,23 +117,22 @@ def write_shards(
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed:
         raise RuntimeError(f"{len(failed)} of {workers} rendering processes ended with codes {failed}")
-    return len(jobs)
 
 
-def _work(people: dict[str, Any], directory: Path, queue: Any) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    os.environ["LP_NUM_THREADS"] = "0"
-    _render_jobs(people, directory, iter(queue.get, None))
-
-
-def _render_jobs(people: dict[str, Any], directory: Path, jobs: Any) -> None:
+def _work(work: Callable[[Iterator[Any]], None], queue: Any) -> None:
     import cv2
     import torch
 
-    from fasthmr.data.synthetic import SyntheticPeople
-
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    os.environ["LP_NUM_THREADS"] = "0"
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    work(iter(queue.get, None))
+
+
+def _render_jobs(people: dict[str, Any], directory: Path, jobs: Iterator[tuple[int, int, int]]) -> None:
+    from fasthmr.data.synthetic import SyntheticPeople
+
     source: SyntheticPeople | None = None
     for number, first, count in jobs:
         source = source or SyntheticPeople(**people)
