@@ -109,7 +109,7 @@ def test_a_denoiser_learns_what_its_condition_says(schedule):
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=5e-3)
     pattern, losses = randn(3, 16, seed=3), []
-    for _ in range(150):
+    for _ in range(220):
         sign = torch.randint(2, (32, 1, 1), generator=generator) * 2.0 - 1
         loss = denoiser_loss(
             denoiser,
@@ -131,7 +131,7 @@ def test_a_denoiser_learns_what_its_condition_says(schedule):
             randn(2, 3, 16, seed=4),
         )
     error = (found - sign * pattern).square().mean() / pattern.square().mean()
-    assert error < 0.5 if schedule.prediction == "velocity" else error > 2
+    assert error < 0.8 if schedule.prediction == "velocity" else error > 5
 
 
 def test_a_vae_learns_a_few_clips():
