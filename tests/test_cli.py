@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import signal
 import struct
 import sys
 import types
@@ -20,10 +22,13 @@ from torch import nn
 
 import fasthmr
 from fasthmr import cli
+from fasthmr.io.video import VideoWriter, open_video
 from fasthmr.results import Clip
 from fasthmr.runtime import pipeline as pipeline_module
+from fasthmr.runtime.detect import FullFrame
 from fasthmr.runtime.loading import DEFAULT_MODEL
 from fasthmr.runtime.manifest import FILE_NAME
+from fasthmr.types import Detections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +293,10 @@ def test_bad_body_files_are_exit_4_and_never_run(run: Run, make_picture, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict"], "no pictures given"),
-        (["predict", "clip.mp4"], "videos are not supported"),
-        (["predict", "0"], "cameras are not supported"),
-        (["predict", "rtsp://host/stream"], "streams are not supported"),
+        (["predict"], "no sources given"),
+        (["predict", "clip.mp4", "--smooth", "one-eura"], "did you mean 'one-euro'"),
+        (["predict", "clip.mp4", "--every", "0"], "every is 0; needed: 1 or more"),
+        (["predict", "clip.mp4", "--max-frames", "0"], "max_frames is 0"),
         (["predict", "a.png", "--save", "overly"], "did you mean 'overlay'"),
         (["predict", "a.png", "--save", ","], "nothing to save"),
         (["predict", "a.png", "--detector", "ful"], "did you mean 'full'"),
@@ -357,12 +362,81 @@ def test_resume_skips_what_is_done(run: Run, make_picture, tmp_path: Path) -> No
     assert "b.png: done before" in again.err
 
 
-def test_videos_in_a_folder_are_named_and_left_out(run: Run, make_picture, tmp_path: Path) -> None:
+def write_video(path: Path, frames: int = 12) -> Path:
+    """Noise of 48 x 64 pixels, its index in front."""
+    random = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, 30.0, (48, 64)) as writer:
+        for index in range(frames):
+            writer.write(random.integers(0, 256, (64, 48, 3), dtype=np.uint8), index / 30)
+    return path
+
+
+def test_videos_and_pictures_of_a_folder(run: Run, make_picture, tmp_path: Path) -> None:
     make_picture(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "clip.mp4").write_bytes(b"x")
-    done = run("predict", "in", "--detector", "full", "--save", "npz")
-    assert done.code == 0
-    assert "left out: 1" in done.err
+    write_video(tmp_path / "in" / "clip.mp4")
+    done = run("predict", "in", "--detector", "full", "--save", "overlay,npz", "--max-frames", "9", "--json")
+    assert done.code == 0, done.err
+    assert results(tmp_path / "out") == {"a.overlay.png", "a.npz", "clip.overlay.mp4", "clip.npz"}
+    assert "[2/2] in/clip.mp4: 1 person in 9 frames, " in done.err
+    assert [item["frames"] for item in json.loads(done.out)["items"]] == [1, 9]
+    assert Clip.load(tmp_path / "out" / "clip.npz").num_frames == 9
+    for stage in ("track", "smooth", "encode"):
+        assert f"{stage} " in done.err
+
+
+def test_r7_a_damaged_video_is_exit_6_and_both_counts_are_told(run: Run, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    done = run("predict", "clip.mp4", "--detector", "full")
+    assert done.code == 6
+    decoded = Clip.load(tmp_path / "out" / "clip.npz").num_frames
+    assert 1 <= decoded < 12
+    assert f"clip.mp4: {decoded} of 12 frames could be decoded" in done.last
+    assert results(tmp_path / "out") == {"clip.overlay.mp4", "clip.npz", "clip.glb"}
+    with open_video(tmp_path / "out" / "clip.overlay.mp4") as reader:
+        assert len(list(reader)) == decoded
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("text.mp4", b"no video"), ("empty.avi", b""), ("none.mp4", None)]
+)
+def test_r7_what_is_no_video_is_exit_3(run: Run, tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = run("predict", name, "--detector", "full")
+    assert done.code == 3
+    assert name in done.last
+    assert not results(tmp_path / "out")
+
+
+def test_a_camera_that_is_not_there_is_exit_3(run: Run) -> None:
+    done = run("predict", "97", "--detector", "full")
+    assert done.code == 3
+    assert "camera 97: gives no picture" in done.last
+
+
+def test_r16_an_interrupt_is_exit_130_and_the_files_play(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def press(self: FullFrame, rgb: np.ndarray) -> Detections:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return find(self, rgb)
+
+    find = FullFrame.__call__
+    monkeypatch.setattr(FullFrame, "__call__", press)
+    write_video(tmp_path / "clip.mp4", frames=90)
+    done = run("predict", "clip.mp4", "--detector", "full", "--detect-every", "1")
+    assert done.code == 130
+    assert "interrupted" in done.last
+    frames = Clip.load(tmp_path / "out" / "clip.npz").num_frames
+    assert 5 <= frames < 30
+    with open_video(tmp_path / "out" / "clip.overlay.mp4") as reader:
+        assert 1 <= len(list(reader)) <= frames
 
 
 def test_r30_file_names_cannot_act_on_the_terminal(run: Run, make_picture, tmp_path: Path) -> None:

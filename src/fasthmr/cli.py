@@ -54,6 +54,10 @@ def predict(
     calib: Path | None = None,
     intrinsics: str = "auto",
     max_persons: int | None = None,
+    every: int = 1,
+    max_frames: int | None = None,
+    detect_every: int = 3,
+    smooth: str = "one-euro",
     save: str | None = None,
     out: Path = Path("out"),
     resume: bool = False,
@@ -63,10 +67,13 @@ def predict(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Recover a body mesh, or 2D keypoints, for every person in pictures.
+    """Recover a body mesh, or 2D keypoints, for every person in pictures and videos.
+
+    One Ctrl-C ends a video early and writes what was read; a second one ends at once.
 
     Args:
-        sources: Picture files, folders, globs, or .txt lists with one of these in a line.
+        sources: Picture and video files, folders, globs, .txt lists with one of these in a line, numbers of
+            cameras, or URLs of streams.
         task: 'mesh', or 'pose' for COCO's 17 keypoints.
         model: Name of a preset ('fasthmr models' lists them), a weight file, or an exported model
             (.onnx, .xml).
@@ -79,11 +86,15 @@ def predict(
         intrinsics: Where the camera comes from if not given: 'exif', 'model' (the model's own network),
             'hmr2' (a long lens), or the weight file of an intrinsics network. 'auto' means, for models that
             take the camera, EXIF where it is believable, else the model's network; for others 'hmr2'.
-        max_persons: Keep this many of the best detections in each picture.
-        save: What to write, separated by commas: overlay, glb, npz, obj, json; the first three if not given.
-            With --task pose: overlay, json (COCO results), npz.
+        max_persons: Keep this many of the best detections in each picture, or follow so many people at once.
+        every: Take every n-th frame of videos only.
+        max_frames: Take so many frames of a video at most.
+        detect_every: Look for people in every n-th of these frames, and follow them in between.
+        smooth: What smooths motion in videos: 'one-euro', 'savgol' (Savitzky-Golay) or 'none'.
+        save: What to write, separated by commas: overlay, glb, npz, bvh, obj, json; the first three if not
+            given. With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.
-        resume: Skip pictures that a former run with the same settings finished.
+        resume: Skip what a former run with the same settings finished.
         batch_size: People that pass the model at once.
         device: 'auto', 'cpu', 'cuda' or another torch device.
         engine: What runs the model: 'auto' (torch, or what an exported file is for), 'torch', 'onnxruntime'
@@ -91,11 +102,9 @@ def predict(
         json: Write the outcome as JSON to the standard output.
         debug: Show the traceback of errors.
     """
-    from fasthmr.runtime.sources import find_pictures
+    from fasthmr.runtime.sources import find_sources, is_video
 
-    found = find_pictures(sources)
-    if found.skipped_videos:
-        _say(f"videos are not supported yet; left out: {len(found.skipped_videos)}")
+    found = find_sources(sources)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -104,6 +113,7 @@ def predict(
     from fasthmr.runtime.loading import check_task
     from fasthmr.runtime.pipeline import Pipeline
     from fasthmr.runtime.timing import summarise
+    from fasthmr.runtime.video_options import VideoOptions
 
     names = None if save is None else [name.strip() for name in save.split(",") if name.strip()]
     formats = check_formats(names, check_task(task))
@@ -121,22 +131,30 @@ def predict(
         batch_size=batch_size,
         device=device,
         engine=engine,
+        video=VideoOptions(every=every, max_frames=max_frames, detect_every=detect_every, smooth=smooth),
     )
     reports = []
-    total = len(found.pictures)
+    total = len(found.items)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("pictures", total=total)
-        for report in predict_many(pipeline, found.pictures, out, formats, resume):
+        bar = progress.add_task("files", total=total)
+        frames = progress.add_task("frames", visible=False)
+
+        def show(stage: str, done: int, expected: int | None) -> None:
+            progress.update(frames, description=stage, completed=done, total=expected, visible=True)
+
+        for report in predict_many(pipeline, found.items, out, formats, resume, show):
             reports.append(report)
             progress.update(bar, completed=len(reports))
+            progress.update(frames, visible=False)
             _say(f"[{len(reports)}/{total}] {_describe(report)}")
             if debug and report.error is not None:
                 traceback.print_exception(report.error)
-    timings = summarise([report.timings for report in reports])
+    timings = summarise([report.timings for report in reports], [report.frames or 1 for report in reports])
     for stage, seconds in timings.items():
-        _say(f"{stage:>8} {1000 * seconds['median']:9.1f} ms median {seconds['total']:9.2f} s total")
-    _say(f"{'engine':>8} {pipeline.engine}")
+        _say(f"{stage:>10} {1000 * seconds['median']:9.1f} ms median {seconds['total']:9.2f} s total")
+    _say(f"{'engine':>10} {pipeline.engine}")
     failed = [report for report in reports if report.status == "failed"]
+    partial = [report for report in reports if report.status == "partial"]
     if json:
         _write_json(
             {
@@ -144,12 +162,17 @@ def predict(
                 "engine": pipeline.engine,
                 "timings": timings,
                 "failed": len(failed),
+                "partial": len(partial),
             }
         )
     if failed and found.single and failed[0].error is not None:
         raise failed[0].error
     if failed:
-        raise PartialFailure(f"{len(failed)} of {len(reports)} pictures failed; the others are in {out}")
+        kind = "files" if any(is_video(item) for item in found.items) else "pictures"
+        raise PartialFailure(f"{len(failed)} of {len(reports)} {kind} failed; the others are in {out}")
+    if partial:
+        told = "; ".join(f"{report.source}: {report.warning}" for report in partial)
+        raise PartialFailure(f"{told}; the results in {out} are for these")
 
 
 def convert(
@@ -503,7 +526,7 @@ def _help() -> str:
     lines += [(name, text.format(known=", ".join(table))) for name, (table, text) in _GROUPS.items()]
     listed = "\n".join(f"  {name:10} {text}" for name, text in lines)
     return (
-        "usage: fasthmr COMMAND [OPTIONS]\n\nPictures of people to 3D body meshes.\n\n"
+        "usage: fasthmr COMMAND [OPTIONS]\n\nPictures and videos of people to 3D body meshes.\n\n"
         f"{listed}\n\n'fasthmr COMMAND --help' shows the options of a command.\n"
     )
 
@@ -525,7 +548,11 @@ def _describe(report: ItemReport) -> str:
     if report.status == "skipped":
         return f"{name}: done before"
     count = {0: "nobody found", 1: "1 person"}.get(report.persons, f"{report.persons} people")
-    return f"{name}: {count}, {1000 * sum(report.timings.values()):.0f} ms"
+    if report.frames == 1:
+        return f"{name}: {count}, {1000 * report.seconds:.0f} ms"
+    frames = report.frames or 0
+    warning = f"; {report.warning}" if report.warning else ""
+    return f"{name}: {count} in {frames} frames, {frames / report.seconds:.1f} frames/s{warning}"
 
 
 def _as_json(report: ItemReport) -> dict[str, Any]:
@@ -533,8 +560,11 @@ def _as_json(report: ItemReport) -> dict[str, Any]:
         "source": str(report.source),
         "status": report.status,
         "persons": report.persons,
+        "frames": report.frames,
+        "seconds": report.seconds,
         "outputs": [str(path) for path in report.outputs],
         "timings": dict(report.timings),
+        "warning": report.warning or None,
         "error": None if report.error is None else str(report.error),
     }
 

@@ -43,7 +43,7 @@ def contents(folder: Path, *, without: tuple[str, ...] = (".npz", ".jsonl", ".js
 
 
 def test_every_format_is_written_and_opens(pipeline: Pipeline, pictures: Path, tmp_path: Path) -> None:
-    reports = run(pipeline, pictures, tmp_path / "out", save=("overlay", "glb", "npz", "obj", "json"))
+    reports = run(pipeline, pictures, tmp_path / "out", save=("overlay", "glb", "npz", "bvh", "obj", "json"))
     assert [report.status for report in reports] == ["ok"] * 3
     assert set(reports[0].timings) == {"read", "detect", "camera", "crop", "model", "body", "render", "write"}
     names = sorted(path.name for path in (tmp_path / "out").iterdir())

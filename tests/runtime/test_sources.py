@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fasthmr.errors import InputError, UsageError
-from fasthmr.runtime.sources import find_pictures, output_stems
+from fasthmr.runtime.sources import Live, as_live, find_pictures, find_sources, is_video, output_stems
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -44,19 +44,53 @@ def test_a_name_with_glob_characters_is_a_file_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("0", "cameras"),
-        ("rtsp://example.org/live", "streams"),
-        ("https://example.org/a.jpg", "streams"),
-        ("clip.mp4", "videos"),
+        ("0", "camera 0: is no picture"),
+        ("rtsp://example.org/live", "live: is no picture"),
+        ("https://example.org/a.jpg", "a.jpg: is no picture"),
+        ("clip.mp4", "clip.mp4: is no picture"),
         ("", "empty"),
         ("a\0b", "zero byte"),
     ],
 )
-def test_what_is_no_picture_yet_is_a_usage_error(source: str, message: str) -> None:
+def test_what_is_no_picture_is_a_usage_error(source: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_pictures([source])
     with pytest.raises(UsageError):
         find_pictures([])
+
+
+def test_videos_cameras_and_streams_are_found_too(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "clip.MP4", "a.avi", "a.overlay.mp4", "notes.md")
+    found = find_sources(
+        [str(tmp_path), "0", "rtsp://user@example.org:554/live/Cam 1?x=1", str(tmp_path / "none.mov")]
+    )
+    assert [str(item) if isinstance(item, Live) else item.name for item in found.items] == [
+        *("a.avi", "b.jpg", "clip.MP4", "camera 0", "rtsp://user@example.org:554/live/Cam 1?x=1", "none.mov")
+    ]
+    assert [is_video(item) for item in found.items] == [True, False, True, True, True, True]
+    assert not found.single
+    assert [item.name for item in found.items[3:5]] == ["camera0", "Cam_1"]
+    for source in ("0", "rtsp://example.org/live", "none.mp4"):
+        assert find_sources([source]).single
+
+
+def test_names_of_streams_are_harmless() -> None:
+    for address in ("http://host/../../etc/passwd", "http://host/", "udp://@239.0.0.1:1234", "http://h/.."):
+        live = as_live(address)
+        assert live is not None
+        assert live.name and not live.name.startswith(".") and "/" not in live.name
+
+
+def test_a_file_named_like_a_camera_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "7")
+    assert find_sources(["7"]).items == (Path("7"),)
+
+
+def test_lists_name_no_streams(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("rtsp://example.org/live\n")
+    with pytest.raises(InputError, match="names a stream"):
+        find_sources([str(tmp_path / "list.txt")])
 
 
 def test_nothing_found_is_an_input_error(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_variable_frame_rate_changes_nothing() -> None:
 
 
 def test_doubtful_detections_continue_tracks_and_start_none() -> None:
-    tracker = Tracker(TrackerConfig(high_score=0.5, low_score=0.1))
+    tracker = Tracker(TrackerConfig(new_score=0.7, high_score=0.5, low_score=0.1))
     first = tracker.update(seen([box((50, 60)), box((300, 60))], [0.9, 0.3]), 0.0)
     assert len(first) == 1
     for index in range(1, 60):
@@ -167,7 +167,7 @@ def test_nobody_and_empty_frames() -> None:
     assert tracker.update(None, 0.1) == []
     with pytest.raises(ValueError, match="comes after"):
         tracker.update(seen([]), 0.1)
-    with pytest.raises(ValueError, match="above high_score"):
+    with pytest.raises(ValueError, match="do not rise"):
         TrackerConfig(high_score=0.1, low_score=0.5)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from fasthmr.errors import InputError
-from fasthmr.io.video import FPS_RANGE, VideoDamage, VideoFrame, VideoReader, check_size
+from fasthmr.io.video import FPS_RANGE, MAX_PIXELS, VideoDamage, VideoFrame, VideoReader, check_size
 from fasthmr.results import DEFAULT_FPS
 
 if TYPE_CHECKING:
@@ -79,6 +81,14 @@ class DecodedVideo(VideoReader):
 
     def close(self) -> None:
         self._container.close()
+
+    def seek(self, share: float) -> UInt8[np.ndarray, "height width 3"] | None:
+        """The key frame at or before a share of the length, 0..1; iterating afterwards is not possible."""
+        length = self._container.duration
+        if length:
+            self._container.seek(int(length * share) + (self._container.start_time or 0))
+        frame = next(self._decode(), None)
+        return None if frame is None else self._upright(frame)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """All frames that decode; after an error goes on from the next key frame."""
@@ -151,6 +161,22 @@ class DecodedVideo(VideoReader):
             damaged=self._damaged,
             reason=self._problem,
         )
+
+
+def sample_frames(path: str, count: int) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Frames spread over a file, from its start on; fewer where the file cannot be searched."""
+    from av.error import FFmpegError
+
+    frames = []
+    for index in range(count):
+        with closing(DecodedVideo(f"file:{path}", path, live=False, max_pixels=MAX_PIXELS)) as reader:
+            try:
+                found = reader.seek(index / count)
+            except FFmpegError:
+                found = None
+            if found is not None:
+                frames.append(found)
+    return frames
 
 
 def _open(url: str, name: str, live: bool) -> Any:

@@ -1,4 +1,4 @@
-"""From a picture to the people in it."""
+"""From a picture or video to the people in it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ from fasthmr.runtime.loading import (
 )
 from fasthmr.runtime.pose import as_pose_persons, find_keypoints
 from fasthmr.runtime.recover import MeshRecovery, takes_camera
-from fasthmr.runtime.sources import picture_number
+from fasthmr.runtime.sources import as_live, is_video, picture_number
 from fasthmr.runtime.timing import Stopwatch
+from fasthmr.runtime.video import recover_video
+from fasthmr.runtime.video_options import VideoOptions
 from fasthmr.types import Detections
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Pipeline:
         engine: What runs the model: "torch", or on the CPU "onnxruntime" or "openvino", for which the model
             is exported (and compared) first unless it is an exported file. "auto" for what fits the file,
             else torch.
+        video: How videos are read and smoothed.
 
     Attributes:
         engine: What runs the model, and the precision that it computes in.
@@ -106,6 +109,7 @@ class Pipeline:
         batch_size: int = 16,
         device: str = "auto",
         engine: str = "auto",
+        video: VideoOptions | None = None,
     ) -> None:
         if batch_size < 1 or (max_persons is not None and max_persons < 1):
             raise UsageError("batch_size and max_persons are at least 1")
@@ -113,6 +117,7 @@ class Pipeline:
         network_file = _is_network_file(focal, fov_deg, calib, intrinsics)
         calibration = None if calib is None else read_calibration(calib)
         self.max_persons, self.batch_size = max_persons, batch_size
+        self.video = video or VideoOptions()
         self.device = choose_device(device)
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
         model = DEFAULT_MODEL if model == "default" else model
@@ -134,7 +139,7 @@ class Pipeline:
         )
         free_body = load_default_body().to(self.device)
         self.body = load_body(body, free_body).to(self.device)
-        self._meshes = MeshRecovery(
+        self.meshes = MeshRecovery(
             model=self.model,
             params_body=self._body_of_params(free_body),
             body=self.body,
@@ -146,45 +151,55 @@ class Pipeline:
         self._detector: Detector | None = None
 
     def __call__(
-        self, source: str | Path | np.ndarray, *, boxes: np.ndarray | Sequence | None = None
+        self, source: str | Path | int | np.ndarray, *, boxes: np.ndarray | Sequence | None = None
     ) -> Clip | PoseClip:
-        """The people in a picture file or an 8-bit RGB array; nobody is a valid result.
+        """The people in a picture or video; nobody is a valid result.
 
         Args:
-            boxes: Rows (x1, y1, x2, y2) in pixels; then nothing is detected.
+            source: A picture or video file, an 8-bit RGB array, the number of a camera, the URL of a stream.
+            boxes: Rows (x1, y1, x2, y2) in pixels of a picture; then nothing is detected.
 
         Raises:
-            InputError: The picture cannot be used, a box lies outside it, or its camera is not known.
+            InputError: The source cannot be used, a box lies outside it, or its camera is not known.
             ResourceError: Memory is used up even with one person at a time.
+            UsageError: Boxes are given for a video.
         """
         watch = Stopwatch()
+        if isinstance(source, int):
+            source = str(source)
+        if not isinstance(source, np.ndarray):
+            found = as_live(str(source)) or Path(source)
+            if is_video(found):
+                if boxes is not None:
+                    raise UsageError("boxes are for pictures; people in videos are tracked")
+                return recover_video(self, found, self.video, watch)
         with watch("read"):
             rgb = as_picture(source)
-        path = Path(source) if isinstance(source, str | Path) else None
+        path = None if isinstance(source, np.ndarray) else Path(source)
         return self.recover(rgb, path=path, boxes=boxes, watch=watch)
 
     def predict_many(
         self,
-        sources: Iterable[str | Path],
+        sources: Iterable[str | Path | int],
         out: str | Path,
         *,
         save: Sequence[str] | None = None,
         resume: bool = False,
     ) -> Iterator[ItemReport]:
-        """Runs on many pictures and writes files; yields an `ItemReport` for each, also for those that fail.
+        """Runs on many pictures and videos and writes files; yields an `ItemReport` for each, good or bad.
 
         Args:
-            sources: Files, folders, globs or .txt lists.
+            sources: Picture and video files, folders, globs, .txt lists, camera numbers or URLs of streams.
             out: Folder for the results.
-            save: Any of "overlay", "glb", "npz", "obj", "json" for meshes, of "overlay", "json" (COCO
+            save: Any of "overlay", "glb", "npz", "bvh", "obj", "json" for meshes, of "overlay", "json" (COCO
                 results), "npz" for keypoints; by default the first three. With "json", the keypoints of
                 several pictures are written as one `keypoints.json`, too.
-            resume: Skip pictures that a former run with the same settings finished.
+            resume: Skip what a former run with the same settings finished.
         """
         from fasthmr.runtime.batch import predict_many
-        from fasthmr.runtime.sources import find_pictures
+        from fasthmr.runtime.sources import find_sources
 
-        return predict_many(self, find_pictures([str(s) for s in sources]).pictures, Path(out), save, resume)
+        return predict_many(self, find_sources([str(s) for s in sources]).items, Path(out), save, resume)
 
     @property
     def detector(self) -> Detector:
@@ -234,7 +249,7 @@ class Pipeline:
         source = str(path or "picture")
         body = self.body
         return Clip(
-            persons=self._meshes.persons(rgb, people, camera, watch, source) if len(people.scores) else (),
+            persons=self.meshes.persons(rgb, people, camera, watch, source) if len(people.scores) else (),
             faces=body.faces.cpu().numpy(),
             parents=body.parents.cpu().numpy(),
             joint_names=tuple(body.joint_names),
@@ -264,7 +279,7 @@ class Pipeline:
                 points = find_keypoints(self.model, rgb, boxes, self.batch_size, self.device, watch)
             else:
                 camera = camera or self._camera(rgb, path, watch)
-                points = self._meshes.keypoints(rgb, people, camera, watch)
+                points = self.meshes.keypoints(rgb, people, camera, watch)
             persons = as_pose_persons(people, points, str(path or "picture"))
         number = picture_number(path) if image_id is None and path is not None else image_id
         return PoseClip(

@@ -104,6 +104,10 @@ class MeshRecovery:
         """
         return run_model(self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=boxes_xyxy)
 
+    def pose(self, params: BodyParams) -> BodyMesh:
+        """The body to show, posed by parameters of the model's body."""
+        return self.body(as_shown(params, self.params_body, self.body))
+
     def _place(
         self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch
     ) -> tuple[PlacedPeople, Float[Tensor, "persons 17 3"] | None]:
@@ -182,10 +186,13 @@ def place_people(
         params_body: As for `place_params`.
         body: The body to show.
     """
-    params = place_params(output, crop, camera, params_body)
-    if body is not params_body:
-        params = transfer_params(params, params_body, body)
+    params = as_shown(place_params(output, crop, camera, params_body), params_body, body)
     return PlacedPeople(params=params, mesh=body(params))
+
+
+def as_shown(params: BodyParams, params_body: BodyModel, body: BodyModel) -> BodyParams:
+    """Parameters of the model's body as those of the body to show."""
+    return params if body is params_body else transfer_params(params, params_body, body)
 
 
 def place_params(output: HMROutput, crop: Crop, camera: PictureCamera, params_body: BodyModel) -> BodyParams:
@@ -235,19 +242,35 @@ def coco_keypoints(
     Read from heat maps where the model has those of COCO. Else points of the body, with the scores of the
     model's heat maps of `POINT_NAMES`, or the detector's where there are none; None for a body without them.
     """
-    heat = output.keypoints
-    if heat is not None and heat.score.shape[1] == len(COCO17_NAMES):
-        xy = heat.xy.double().cpu() * crop.box_size[:, None, None] + crop.box_center[:, None, :]
-        return torch.cat([xy, heat.score.double().cpu()[..., None]], dim=-1)
+    measured = measured_points(output, crop)
+    if measured is not None:
+        return measured
     if not set(COCO17_NAMES) <= set(body.keypoint_names):
         return None
     rows = [body.keypoint_names.index(name) for name in COCO17_NAMES]
     points = body.keypoints(placed.mesh.vertices)[:, rows].double().cpu()
-    confidence = scores.to(points)[:, None].expand(-1, len(rows))
-    if heat is not None and heat.score.shape[1] == len(POINT_NAMES):
-        confidence = heat.score[:, _COCO17_IN_POINTS].double().cpu()
+    confidence = coco_scores(output)
+    if confidence is None:
+        confidence = scores.to(points)[:, None].expand(-1, len(rows))
     xy = project(points, camera.K.expand(len(points), 3, 3))
     return torch.cat([xy, confidence[..., None]], dim=-1)
+
+
+def measured_points(output: HMROutput, crop: Crop) -> Float[Tensor, "persons 17 3"] | None:
+    """COCO-17 points (x, y in pixels, score) of heat maps, where the model has those."""
+    heat = output.keypoints
+    if heat is None or heat.score.shape[1] != len(COCO17_NAMES):
+        return None
+    xy = heat.xy.double().cpu() * crop.box_size[:, None, None] + crop.box_center[:, None, :]
+    return torch.cat([xy, heat.score.double().cpu()[..., None]], dim=-1)
+
+
+def coco_scores(output: HMROutput) -> Float[Tensor, "persons 17"] | None:
+    """Scores of COCO's points in the heat maps of `POINT_NAMES`, where the model has those."""
+    heat = output.keypoints
+    if heat is None or heat.score.shape[1] != len(POINT_NAMES):
+        return None
+    return heat.score[:, _COCO17_IN_POINTS].double().cpu()
 
 
 def as_persons(

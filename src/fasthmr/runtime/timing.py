@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-STAGES = ("read", "detect", "camera", "crop", "model", "body", "render", "write")
+STAGES = (
+    *("read", "detect", "track", "camera", "crop", "model", "smooth", "body", "read again", "render"),
+    *("encode", "write"),
+)
+"""In the order of work; pictures and videos have some of them each."""
 
 
 class Stopwatch:
@@ -25,11 +29,21 @@ class Stopwatch:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def summarise(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Median and total seconds of each stage over several runs, stages in the order of work."""
+def summarise(
+    runs: Sequence[Mapping[str, float]], frames: Sequence[int] | None = None
+) -> dict[str, dict[str, float]]:
+    """Median of the seconds for a frame and total seconds of each stage over several runs, in order of work.
+
+    Args:
+        frames: Of each run; 1 if not given, as for pictures.
+    """
+    frames = [1] * len(runs) if frames is None else frames
     table = {}
     for stage in STAGES:
-        values = [run[stage] for run in runs if stage in run]
-        if values:
-            table[stage] = {"median": median(values), "total": sum(values)}
+        counted = [(run[stage], count) for run, count in zip(runs, frames, strict=True) if stage in run]
+        if counted:
+            table[stage] = {
+                "median": median(seconds / max(count, 1) for seconds, count in counted),
+                "total": sum(seconds for seconds, _ in counted),
+            }
     return table

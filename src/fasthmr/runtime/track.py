@@ -29,7 +29,8 @@ class TrackerConfig:
     """What counts as the same person.
 
     Attributes:
-        high_score: Detections above it are certain, and start new tracks.
+        new_score: Detections above it start tracks; in a video there is time to wait for one.
+        high_score: Certain detections lie above it and are looked at first.
         low_score: Those below are ignored; in between they only continue tracks.
         min_iou: Least overlap of a certain detection with where a track is expected.
         min_iou_low: The same for doubtful detections.
@@ -40,6 +41,7 @@ class TrackerConfig:
         max_boxes: Of the best detections that are looked at; the assignment takes time with their cube.
     """
 
+    new_score: float = 0.4
     high_score: float = 0.33
     low_score: float = 0.1
     min_iou: float = 0.2
@@ -51,9 +53,10 @@ class TrackerConfig:
     max_boxes: int = 500
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low_score <= self.high_score:
+        if not 0 <= self.low_score <= self.high_score <= self.new_score:
             raise ValueError(
-                f"TrackerConfig: low_score={self.low_score} is above high_score={self.high_score}"
+                f"TrackerConfig: low_score={self.low_score}, high_score={self.high_score} and "
+                f"new_score={self.new_score} do not rise"
             )
 
 
@@ -137,7 +140,7 @@ class Tracker:
         taken[match[found]] = True
         lost = self._now - self._seen_s > np.where(self._hits < _SURE, config.coast_s, config.keep_s)
         self._keep(~lost)
-        new = np.flatnonzero(certain & ~taken)
+        new = np.flatnonzero((scores >= config.new_score) & ~taken)
         self._add(measured[new], scores[new])
         return np.concatenate([found[~lost], np.ones(len(new), dtype=bool)])
 

@@ -1,0 +1,162 @@
+"""People drawn over the pictures and videos they were found in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fasthmr.geometry.palette import person_color
+from fasthmr.io.video import VideoReader, VideoWriter
+from fasthmr.models.pose import PoseModel
+from fasthmr.render.overlay import overlay
+from fasthmr.render.skeleton import draw_keypoints
+from fasthmr.results import Clip, Person, PoseClip, PosePerson
+from fasthmr.runtime.follow import FollowedFrame
+from fasthmr.runtime.intrinsics import Picture, PictureCamera
+from fasthmr.runtime.measure import Measured
+from fasthmr.runtime.record import DECODE_AHEAD, taken_frames, watched
+from fasthmr.runtime.recover import MeshRecovery
+from fasthmr.runtime.threads import Background, prefetch
+from fasthmr.runtime.timing import Stopwatch
+from fasthmr.runtime.tracks import PARAMS
+from fasthmr.runtime.video_options import VideoOptions
+from fasthmr.temporal.smoothing import OneEuroFilter, OneEuroStepper
+from fasthmr.types import BodyParams, Mesh, MotionTrack
+
+_ENCODE_BEHIND = 4  # frames
+_HURRY_S = 5.0  # spent on a video after the run was interrupted
+
+
+def draw(clip: Clip | PoseClip, rgb: Picture, frame: int = 0) -> UInt8[np.ndarray, "height width 3"]:
+    """The people of a frame drawn over it, as meshes or as skeletons."""
+    if isinstance(clip, PoseClip):
+        seen = [(person, row) for person in clip.persons for row in _rows(person, frame)]
+        points = [person.keypoints_2d[row] for person, row in seen]
+        return draw_keypoints(rgb, points, [person.boxes_xyxy[row] for person, row in seen])
+    faces = torch.from_numpy(np.asarray(clip.faces))
+    meshes = [
+        _mesh(torch.from_numpy(person.vertices[row]), faces, number)
+        for number, person in enumerate(clip.persons)
+        for row in _rows(person, frame)
+    ]
+    return overlay(rgb, meshes, torch.from_numpy(clip.intrinsics[frame]))
+
+
+def draw_video(
+    clip: Clip | PoseClip,
+    reader: VideoReader,
+    path: Path,
+    options: VideoOptions,
+    watch: Stopwatch,
+    *,
+    stop: threading.Event,
+    progress: Callable[[int], object] | None = None,
+) -> Path | None:
+    """Reads a video again and writes it with its people drawn over it.
+
+    Args:
+        stop: When it is set from the beginning, only a few seconds are spent; when it is set later, the file
+            ends there. It plays in both cases.
+        progress: Told how many frames are done.
+
+    Returns:
+        The file; None where no frame was drawn.
+
+    Raises:
+        ResourceError: The disk is full or the place cannot be written.
+    """
+    hurry = time.monotonic() + _HURRY_S if stop.is_set() else -np.inf
+    assert clip.fps is not None
+    with VideoWriter(path, clip.fps, reader.size) as writer, encoding(writer, watch) as encode:
+        frames = watched(taken_frames(reader, options), watch, "read again")
+        for frame in prefetch(frames, DECODE_AHEAD):
+            if frame.index >= clip.num_frames or (stop.is_set() and time.monotonic() > hurry):
+                break
+            with watch("render"):
+                drawn = draw(clip, frame.rgb, frame.index)
+            encode.put((drawn, frame.time_s))
+            if progress is not None:
+                progress(frame.index + 1)
+    return path if writer.frames else None
+
+
+class LiveDrawing:
+    """Draws people over the frames of a camera or stream as they come, with a filter that needs no future.
+
+    Args:
+        smooth: Whether motion is filtered (One-Euro) at all.
+    """
+
+    def __init__(
+        self,
+        meshes: MeshRecovery,
+        encode: Background[tuple[np.ndarray, float]],
+        watch: Stopwatch,
+        *,
+        smooth: bool,
+    ) -> None:
+        self._meshes, self._encode, self._watch, self._smooth = meshes, encode, watch, smooth
+        self._faces = meshes.body.faces.cpu()
+        self._filters: dict[int, OneEuroStepper] = {}
+
+    def __call__(self, followed: FollowedFrame, parts: Sequence[Measured], camera: PictureCamera) -> None:
+        """Takes a frame with what was measured in it."""
+        frame = followed.frame
+        with self._watch("render"):
+            if isinstance(self._meshes.model, PoseModel):
+                drawn = _draw_points(frame.rgb, parts)
+            else:
+                meshes = [
+                    self._one(part, row, frame.time_s) for part in parts for row in range(len(part.people))
+                ]
+                drawn = overlay(frame.rgb, meshes, camera.K)
+        self._encode.put((drawn, frame.time_s))
+
+    def _one(self, part: Measured, row: int, time_s: float) -> Mesh:
+        person = part.people[row]
+        params = BodyParams(**{name: torch.from_numpy(part.values[name][row : row + 1]) for name in PARAMS})
+        if self._smooth:
+            step = self._filters.setdefault(person.track_id, OneEuroFilter().stepper())
+            track = MotionTrack(
+                params=params,
+                times=torch.tensor([time_s]),
+                boxes_xyxy=torch.tensor([person.box_xyxy]),
+                scores=torch.tensor([person.score]),
+            )
+            params = step(track).params
+        vertices = self._meshes.pose(params).vertices[0].cpu()
+        return _mesh(vertices, self._faces, person.track_id)
+
+
+def encoding(writer: VideoWriter, watch: Stopwatch) -> Background[tuple[np.ndarray, float]]:
+    """Writes frames with their times in a thread of its own."""
+
+    def write(item: tuple[np.ndarray, float]) -> None:
+        with watch("encode"):
+            writer.write(*item)
+
+    return Background(write, _ENCODE_BEHIND)
+
+
+def _draw_points(rgb: Picture, parts: Sequence[Measured]) -> UInt8[np.ndarray, "height width 3"]:
+    points = [row for part in parts for row in part.values["keypoints_2d"]]
+    boxes = [np.array(person.box_xyxy) for part in parts for person in part.people]
+    return draw_keypoints(rgb, points, boxes)
+
+
+def _rows(person: Person | PosePerson, frame: int) -> list[int]:
+    """The row of a person in a frame, if any."""
+    row = int(np.searchsorted(person.frames, frame))
+    return [row] if row < len(person.frames) and person.frames[row] == frame else []
+
+
+def _mesh(vertices: torch.Tensor, faces: torch.Tensor, number: int) -> Mesh:
+    """In the colour of a person, the same in every frame."""
+    color = vertices.new_tensor(person_color(number))
+    return Mesh(vertices=vertices, faces=faces, vertex_colors=color.expand_as(vertices))

@@ -1,0 +1,57 @@
+"""How videos are read, and which filters of motion have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fasthmr.errors import UsageError, did_you_mean
+from fasthmr.runtime.tracks import MotionFilter
+from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
+
+SMOOTHERS: Mapping[str, Callable[[], MotionFilter] | None] = {
+    "one-euro": OneEuroFilter,
+    "savgol": SavitzkyGolay,
+    "none": None,
+}
+"""Motion filters by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """How videos are read.
+
+    Attributes:
+        every: Take every n-th frame only.
+        max_frames: Take so many frames at most.
+        detect_every: Look for people in every n-th of these frames, and follow them in between.
+        smooth: Name of a motion filter (`SMOOTHERS`), or a callable from `MotionTrack` to one of the same
+            length. With an attribute `takes_features` it gets the features of the image model, too.
+
+    Raises:
+        UsageError: A number is below 1, or there is no such filter.
+    """
+
+    every: int = 1
+    max_frames: int | None = None
+    detect_every: int = 3
+    smooth: str | MotionFilter = "one-euro"
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_frames", "detect_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; needed: 1 or more")
+        if isinstance(self.smooth, str) and self.smooth not in SMOOTHERS:
+            known = tuple(SMOOTHERS)
+            raise UsageError(
+                f"unknown motion filter '{self.smooth}'{did_you_mean(self.smooth, known)}; "
+                f"use {', '.join(known)}"
+            )
+
+    def motion_filter(self) -> MotionFilter | None:
+        """What smooths the motion of a person, if anything."""
+        if not isinstance(self.smooth, str):
+            return self.smooth
+        make = SMOOTHERS[self.smooth]
+        return None if make is None else make()
