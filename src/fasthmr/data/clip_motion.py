@@ -13,17 +13,18 @@ import torch
 from jaxtyping import Float
 
 from fasthmr.body.skeletons import SMPL_FLIP
-from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.posing import Posed, SyntheticBody, turned
-from fasthmr.geometry.rotations import axis_angle_to_rotmat, quat_wxyz_to_rotmat, rotmat_to_quat_wxyz
-
-FRAME_RATE = 30.0
-"""Frames per second of all clips."""
+from fasthmr.data.recordings import FRAME_RATE, Recordings, Run, mixed
+from fasthmr.geometry.interpolation import continuous_quaternions
+from fasthmr.geometry.quaternions import quat_multiply
+from fasthmr.geometry.rotations import quat_wxyz_to_rotmat
 
 _OVERLAP = 12
 _CANDIDATES = 40
 _SHORTEST = 2 * _OVERLAP
-_FEET, _WRISTS = (10, 11), [20, 21]
+_FEET = (10, 11)
+_COMPARED = 20
+_SPARSE = 1.5
 _STILL_FOOT = 0.004
 _SCALES = (0.7, 1.35)
 _FLOOR_WINDOW, _FLOOR_SMOOTHING = 20, 8.0
@@ -64,24 +65,25 @@ def smooth(values: Float[np.ndarray, "frames *rest"], sigma: float) -> Float[np.
     return sum((share * padded[k : k + len(values)] for k, share in enumerate(kernel)), np.zeros_like(values))
 
 
+def _smoothed(quats: Float[np.ndarray, "frames 24 4"], sigma: float) -> Float[np.ndarray, "frames 24 4"]:
+    """Gaussian smoothing of rotations along time (frames)."""
+    averaged = smooth(continuous_quaternions(torch.from_numpy(quats)).numpy(), sigma)
+    return averaged / np.linalg.norm(averaged, axis=-1, keepdims=True)
+
+
 def sample_movement(
-    library: MotionLibrary, body: SyntheticBody, betas: np.ndarray, frames: int, rng: np.random.Generator
+    recordings: Recordings, body: SyntheticBody, betas: np.ndarray, frames: int, rng: np.random.Generator
 ) -> Movement:
     """Draw `frames` frames of movement of one body, standing on the floor y = 0.
 
     A recording that is too short is followed by another that begins nearly as it ends, cross-faded.
-
-    Raises:
-        ValueError: The library has no roots.
     """
-    if library.roots is None:
-        raise ValueError("these motion files hold no '<clip>/root': clips need the way of the pelvis")
-    clip = _long_clip(library, rng)
-    length = _length(library, clip)
+    run = recordings.draw(_SHORTEST, rng)
+    length = recordings.length(run)
     start = int(rng.integers(max(length - frames, 0) + 1))
-    movement = _scaled(_stretch(library, clip, start, min(length - start, frames), rng), body, betas)
+    movement = _scaled(_stretch(recordings, run, start, min(length - start, frames), rng), body, betas)
     while len(movement) < frames:
-        following = _continuation(library, movement, frames - len(movement) + _OVERLAP, rng)
+        following = _continuation(recordings, movement, frames - len(movement) + _OVERLAP, rng)
         movement = _joined(movement, _scaled(following, body, betas))
     if rng.random() < 0.5:
         movement = Movement(
@@ -89,73 +91,19 @@ def sample_movement(
             root=movement.root * np.array([-1.0, 1.0, 1.0]),
             action=movement.action,
         )
-    quats = smooth(_continuous(movement.quats), _RECORDING_NOISE)
-    quats /= np.linalg.norm(quats, axis=-1, keepdims=True)
+    quats = _smoothed(movement.quats, _RECORDING_NOISE)
     root = smooth(movement.root, _RECORDING_NOISE)
     return _grounded(Movement(quats=quats, root=root, action=movement.action), body, betas)
 
 
-def _long_clip(library: MotionLibrary, rng: np.random.Generator) -> int:
-    for _ in range(200):
-        clip = library.draw_clip(rng)
-        if _length(library, clip) >= _SHORTEST:
-            return clip
-    return max(range(len(library.actions)), key=lambda clip: _length(library, clip))
-
-
-def _length(library: MotionLibrary, clip: int) -> int:
-    """Frames of a recording at the clips' rate."""
-    recorded = int(library.starts[clip + 1] - library.starts[clip])
-    return int((recorded - 1) * FRAME_RATE / library.rates[clip]) + 1
-
-
-def _stretch(
-    library: MotionLibrary, clip: int, start: int, frames: int, rng: np.random.Generator
-) -> Movement:
-    """Frames of a recording at the clips' rate; wrists that were not recorded come from another."""
-    assert library.roots is not None
-    first, last = int(library.starts[clip]), int(library.starts[clip + 1]) - 1
-    time = first + (start + np.arange(frames)) * library.rates[clip] / FRAME_RATE
-    quats = _read(library, time, last)
-    below = np.minimum(np.floor(time).astype(int), max(last - 1, first))
-    part = (time - below)[:, None]
-    above = np.minimum(below + 1, last)
-    root = (1 - part) * library.roots[below] + part * library.roots[above]
-    trusted = np.flatnonzero(library.trusted_wrists)
-    if not library.trusted_wrists[clip] and len(trusted):
-        other = int(rng.choice(trusted))
-        length = int(library.starts[other + 1] - library.starts[other])
-        step = library.rates[other] / FRAME_RATE
-        to_and_fro = np.abs((np.arange(frames) * step + rng.uniform(0, length)) % (2 * length) - length)
-        there = int(library.starts[other]) + np.minimum(to_and_fro, length - 1)
-        quats[:, _WRISTS] = _read(library, there, int(library.starts[other + 1]) - 1)[:, _WRISTS]
-    return Movement(quats=quats, root=root, action=library.actions[clip])
-
-
-def _read(library: MotionLibrary, time: np.ndarray, last: int) -> Float[np.ndarray, "frames 24 4"]:
-    """Rotations at fractional frames of the library, not beyond frame `last`."""
-    below = np.floor(time).astype(int)
-    low, high = (
-        rotmat_to_quat_wxyz(
-            axis_angle_to_rotmat(torch.from_numpy(library.poses[frame].astype(np.float64)))
-        ).numpy()
-        for frame in (below, np.minimum(below + 1, last))
-    )
-    return _mixed(low, high, (time - below)[:, None, None])
-
-
-def _mixed(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Between two rotations, by normalised linear interpolation."""
-    sign = np.where((a * b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
-    mixed = (1 - share) * a + share * sign * b
-    return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)
-
-
-def _continuous(quats: np.ndarray) -> np.ndarray:
-    """The same rotations without jumps of sign along time."""
-    flips = np.where((quats[1:] * quats[:-1]).sum(axis=-1) < 0, -1.0, 1.0)
-    signs = np.concatenate([np.ones_like(flips[:1]), np.cumprod(flips, axis=0)])
-    return quats * signs[..., None]
+def _stretch(recordings: Recordings, run: Run, start: int, frames: int, rng: np.random.Generator) -> Movement:
+    """Frames of a run; those of few recorded frames per second are rounded off between these."""
+    quats, root = recordings.read(run, start + np.arange(frames), rng)
+    between = FRAME_RATE / float(recordings.library.rates[run.clip])
+    if between > _SPARSE:
+        quats = _smoothed(quats, between / 2)
+        root = smooth(root, between / 2)
+    return Movement(quats=quats, root=root, action=recordings.action(run))
 
 
 def _scaled(movement: Movement, body: SyntheticBody, betas: np.ndarray) -> Movement:
@@ -185,28 +133,25 @@ def _scaled(movement: Movement, body: SyntheticBody, betas: np.ndarray) -> Movem
 
 
 def _continuation(
-    library: MotionLibrary, before: Movement, frames: int, rng: np.random.Generator
+    recordings: Recordings, before: Movement, frames: int, rng: np.random.Generator
 ) -> Movement:
     """Of several stretches drawn, a long one that begins much as `before` ends."""
-    ends = before.quats[[-_OVERLAP, -1]]
-    best: tuple[float, int, int, int] | None = None
+    ends = before.quats[[-_OVERLAP, -1], :_COMPARED]
+    best: tuple[float, Run, int, int] | None = None
     for _ in range(_CANDIDATES):
-        clip = _long_clip(library, rng)
-        length = _length(library, clip)
-        start = int(rng.integers(max(length - max(_SHORTEST, min(frames, length // 2)), 0) + 1))
-        first = int(library.starts[clip])
-        time = first + (start + np.array([0, min(_OVERLAP, length - start) - 1])) * (
-            library.rates[clip] / FRAME_RATE
-        )
-        begins = _read(library, time, int(library.starts[clip + 1]) - 1)
+        run = recordings.draw(_SHORTEST, rng)
+        length = recordings.length(run)
+        start = int(rng.integers(length - max(_SHORTEST, min(frames, length // 2)) + 1))
+        begins, _ = recordings.read(run, start + np.array([0, _OVERLAP - 1]), rng)
         begins[:, 0] = _product(_turn(ends[0, 0], begins[0, 0]), begins[:, 0])
         lasts = min(length - start, frames)
         # A longer stretch may fit less well, since fewer joins are needed then.
-        apart = float((1 - np.abs((begins * ends).sum(axis=-1)[:, :20])).sum()) / np.sqrt(lasts)
+        alike = np.abs((begins[:, :_COMPARED] * ends).sum(axis=-1))
+        apart = float((1 - alike).sum()) / np.sqrt(lasts)
         if best is None or apart < best[0]:
-            best = apart, clip, start, lasts
+            best = apart, run, start, lasts
     assert best is not None
-    return _stretch(library, *best[1:], rng)
+    return _stretch(recordings, *best[1:], rng)
 
 
 def _turn(to: np.ndarray, from_: np.ndarray) -> Float[np.ndarray, "4"]:
@@ -218,10 +163,7 @@ def _turn(to: np.ndarray, from_: np.ndarray) -> Float[np.ndarray, "4"]:
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Product of quaternions (w, x, y, z)."""
-    w = a[..., :1] * b[..., :1] - (a[..., 1:] * b[..., 1:]).sum(axis=-1, keepdims=True)
-    v = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + np.cross(a[..., 1:], b[..., 1:])
-    return np.concatenate([w, v], axis=-1)
+    return quat_multiply(torch.from_numpy(a), torch.from_numpy(b)).numpy()
 
 
 def _joined(before: Movement, after: Movement) -> Movement:
@@ -238,7 +180,7 @@ def _joined(before: Movement, after: Movement) -> Movement:
     share = (ramp**2 * (3 - 2 * ramp))[:, None]
     return Movement(
         quats=np.concatenate(
-            [before.quats[:-over], _mixed(before.quats[-over:], quats[:over], share[..., None]), quats[over:]]
+            [before.quats[:-over], mixed(before.quats[-over:], quats[:over], share[..., None]), quats[over:]]
         ),
         root=np.concatenate(
             [before.root[:-over], (1 - share) * before.root[-over:] + share * root[:over], root[over:]]

@@ -30,6 +30,7 @@ from fasthmr.data.figures import Figure, Light, Placed
 from fasthmr.data.finish import composite, darken
 from fasthmr.data.framing import FILL, rotation
 from fasthmr.data.posing import Posed, turned
+from fasthmr.data.recordings import Recordings
 from fasthmr.data.synthetic import SyntheticPeople, vary_light
 from fasthmr.geometry.boxes import hmr2_square
 
@@ -89,11 +90,15 @@ class SyntheticClips:
     Args:
         people: Wardrobe, environments, motion, split, seed, size of the crops and renderer.
         frames: Length of every clip, at 30 frames per second.
+
+    Raises:
+        ValueError: The motion files have no roots.
     """
 
     def __init__(self, people: SyntheticPeople, *, frames: int = 243) -> None:
         self.people = people
         self.frames = frames
+        self.recordings = Recordings(people.motion)
 
     def plan(self, index: int) -> ClipPlan:
         """Everything about the clip of an index but its pixels."""
@@ -151,7 +156,7 @@ class SyntheticClips:
     def _walk(self, betas: np.ndarray, rng: np.random.Generator) -> tuple[Movement, Posed]:
         """A movement with any heading."""
         people = self.people
-        movement = sample_movement(people.motion, people.body, betas, self.frames, rng)
+        movement = sample_movement(self.recordings, people.body, betas, self.frames, rng)
         turn = rotation(1, rng.uniform(0, 2 * np.pi))
         return movement, turned(movement.posed(people.body, betas), turn, np.zeros(3))
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fasthmr.data.augment import RawBatch
 from fasthmr.data.clip_file import read_labels, read_pictures, save_clip
-from fasthmr.data.clip_motion import FRAME_RATE
 from fasthmr.data.clip_scene import SyntheticClips
 from fasthmr.data.framing import FILL
 from fasthmr.data.motion import SPLITS_VERSION, Split
+from fasthmr.data.recordings import FRAME_RATE
 from fasthmr.data.shards import spread
 from fasthmr.data.synthetic import SyntheticPeople
 from fasthmr.errors import InputError
