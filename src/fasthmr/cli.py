@@ -56,8 +56,8 @@ def predict(
     max_persons: int | None = None,
     every: int = 1,
     max_frames: int | None = None,
-    detect_every: int = 3,
-    smooth: str = "one-euro",
+    detect_every: int | None = None,
+    smooth: str = "savgol",
     save: str | None = None,
     out: Path = Path("out"),
     resume: bool = False,
@@ -89,8 +89,10 @@ def predict(
         max_persons: Keep this many of the best detections in each picture, or follow so many people at once.
         every: Take every n-th frame of videos only.
         max_frames: Take so many frames of a video at most.
-        detect_every: Look for people in every n-th of these frames, and follow them in between.
-        smooth: What smooths motion in videos: 'one-euro', 'savgol' (Savitzky-Golay) or 'none'.
+        detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
+            times a second if not given.
+        smooth: What smooths motion in videos: 'savgol' (Savitzky-Golay), 'one-euro' or 'none'. People drawn
+            over cameras and streams are smoothed by 'one-euro', which needs no future.
         save: What to write, separated by commas: overlay, glb, npz, bvh, obj, json; the first three if not
             given. With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.

@@ -49,7 +49,7 @@ def swing(times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return vectors, transl
 
 
-def noisy(times: torch.Tensor, sigma: float = 0.05) -> tuple[MotionTrack, MotionTrack]:
+def noisy(times: torch.Tensor, sigma: float = 0.12) -> tuple[MotionTrack, MotionTrack]:
     """A true motion, and the same with noise."""
     vectors, transl = swing(times)
     random = torch.Generator().manual_seed(2)

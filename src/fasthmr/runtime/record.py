@@ -85,7 +85,7 @@ def record(
         raise UsageError("a boxes file is for pictures; leave it out for videos, where people are tracked")
     follower = Follower(
         pipeline.detector,
-        every=options.detect_every,
+        every=options.looks_every(reader.fps),
         wait=seen is None,
         max_persons=pipeline.max_persons,
         watch=watch,

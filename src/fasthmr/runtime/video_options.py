@@ -17,6 +17,9 @@ SMOOTHERS: Mapping[str, Callable[[], MotionFilter] | None] = {
 """Motion filters by name."""
 
 
+_LOOKS_PER_SECOND = 10
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
     """How videos are read.
@@ -24,7 +27,8 @@ class VideoOptions:
     Attributes:
         every: Take every n-th frame only.
         max_frames: Take so many frames at most.
-        detect_every: Look for people in every n-th of these frames, and follow them in between.
+        detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
+            times a second if None.
         smooth: Name of a motion filter (`SMOOTHERS`), or a callable from `MotionTrack` to one of the same
             length. With an attribute `takes_features` it gets the features of the image model, too.
 
@@ -34,8 +38,8 @@ class VideoOptions:
 
     every: int = 1
     max_frames: int | None = None
-    detect_every: int = 3
-    smooth: str | MotionFilter = "one-euro"
+    detect_every: int | None = None
+    smooth: str | MotionFilter = "savgol"
 
     def __post_init__(self) -> None:
         for name in ("every", "max_frames", "detect_every"):
@@ -48,6 +52,10 @@ class VideoOptions:
                 f"unknown motion filter '{self.smooth}'{did_you_mean(self.smooth, known)}; "
                 f"use {', '.join(known)}"
             )
+
+    def looks_every(self, fps: float) -> int:
+        """Frames from one detection to the next, in a video of this many frames a second."""
+        return self.detect_every or max(round(fps / self.every / _LOOKS_PER_SECOND), 1)
 
     def motion_filter(self) -> MotionFilter | None:
         """What smooths the motion of a person, if anything."""

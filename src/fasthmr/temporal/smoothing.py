@@ -39,13 +39,13 @@ class OneEuroConfig:
         speed_cutoff: Of the speeds themselves.
     """
 
-    rotation_min: float = 1.5
-    rotation_gain: float = 0.6
-    place_min: float = 2.0
-    place_gain: float = 2.0
+    rotation_min: float = 1.0
+    rotation_gain: float = 0.3
+    place_min: float = 1.0
+    place_gain: float = 1.0
     depth_min: float = 0.5
     depth_gain: float = 4.0
-    speed_cutoff: float = 1.0
+    speed_cutoff: float = 0.5
 
     def build(self) -> OneEuroFilter:
         return OneEuroFilter(self)
@@ -139,7 +139,7 @@ class SavitzkyGolay:
         order: Of the polynomials.
     """
 
-    window: int = 11
+    window: int = 15
     order: int = 2
 
     def __post_init__(self) -> None:
