@@ -19,6 +19,7 @@ from fasthmr.errors import UsageError
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.runtime.backends import open_model
+from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
 
 
 @pytest.fixture
@@ -107,6 +108,16 @@ def test_what_is_merged(weights: str):
 def test_wrong_options(weights: str, options: dict, message: str):
     with pytest.raises(UsageError, match=message):
         bench_models([weights], open_model, **options)
+
+
+def test_clips_for_models_of_motion(tmp_path: Path):
+    config = LatentDenoiserConfig(
+        latents=2, condition_dim=6, frames=5, width=8, layers=1, heads=2, mlp_dim=8, max_tokens=8
+    )
+    path = tmp_path / "denoiser.safetensors"
+    save_weights(config.build(), path, metadata={"config": config_to_json(config)})
+    report = bench_models([str(path)], open_model, batches=(3,), seconds=0.0, min_rounds=2)
+    assert report.rows[0].batch == 3 and report.rows[0].macs == count(config).run_macs
 
 
 def test_models_that_are_none():

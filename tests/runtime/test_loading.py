@@ -26,6 +26,7 @@ from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoV, HumanFoVConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.runtime.pipeline import Pipeline
+from fasthmr.temporal.motion_vae import MotionVAEConfig
 
 RGB = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
 BOX = [30.0, 10.0, 70.0, 90.0]
@@ -69,6 +70,14 @@ def test_a_file_of_a_pose_model(tmp_path: Path) -> None:
     assert len(Pipeline(path, task="pose")(RGB, boxes=[BOX]).persons) == 1
     with pytest.raises(UsageError, match=r"'pose\.safetensors' gives 2D keypoints and no mesh"):
         Pipeline(path)
+
+
+def test_models_of_motion_see_no_pictures(tmp_path: Path) -> None:
+    config = MotionVAEConfig(frames=4, latents=1, width=8, layers=1, heads=2, mlp_dim=8, max_tokens=8)
+    save_weights(config.build(), tmp_path / "vae.safetensors", metadata={"config": config_to_json(config)})
+    for model in ("motion_vae_table12", tmp_path / "vae.safetensors"):
+        with pytest.raises(UsageError, match="gives the motion of a clip from features of its frames"):
+            Pipeline(model)
 
 
 def test_a_model_that_takes_the_camera_with_its_network(tmp_path: Path) -> None:
