@@ -20,7 +20,10 @@ _INTERRUPTED = 130
 _INTERNAL = 1
 
 # Functions of one configuration, whose fields become the options.
-_RECIPES = {"first_light": "fasthmr.training.first_light:train"}
+_RECIPES = {
+    "first_light": "fasthmr.training.first_light:train",
+    "motion_vae": "fasthmr.training.motion_vae:train",
+}
 _REPORTS = {
     "acceleration": "fasthmr.acceleration.tables:report",
     "adaptive_tokens": "fasthmr.acceleration.adaptive_report:report",

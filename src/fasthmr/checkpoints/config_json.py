@@ -18,6 +18,7 @@ from fasthmr.models.dense_keypoints import DenseKeypointsConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
+from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.models.reduced import ReducedEncoderConfig
 from fasthmr.reduction.adaptive import TokenBudget
@@ -29,6 +30,7 @@ from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.diffusion_decoder import DiffusionDecoderConfig
 from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
 from fasthmr.temporal.motion_vae import MotionVAEConfig
+from fasthmr.temporal.patch_vae import PatchVAEConfig
 
 _MAX_NUMBER = 2**20
 """No size of a model is larger; a stranger's file must not make us count any further."""
@@ -60,7 +62,9 @@ def config_from_json(text: str) -> Any:
         LayerMergePlan,
         MaskToMe,
         MergeRule,
+        MotionPriorConfig,
         MotionVAEConfig,
+        PatchVAEConfig,
         PoseConfig,
         ReducedEncoderConfig,
         SMPLHeadConfig,

@@ -29,6 +29,7 @@ from fasthmr.data.shards import load_shards
 from fasthmr.evaluation.detections import DetectionTally
 from fasthmr.io.atomic import atomic_path
 from fasthmr.models.person_detector import CellPredictions, PersonDetector, PersonDetectorConfig, select_boxes
+from fasthmr.training.averaging import follow_average
 
 _LOG = logging.getLogger(__name__)
 
@@ -255,16 +256,6 @@ def train_detector(
         tally.precision(threshold),
     )
     return export_weights(average, threshold, out / "person_detector.safetensors")
-
-
-@torch.no_grad()
-def follow_average(average: PersonDetector, model: PersonDetector, decay: float) -> None:
-    """Move the averaged weights and running statistics towards the model's."""
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 def export_weights(model: PersonDetector, score_threshold: float, path: Path) -> Path:
