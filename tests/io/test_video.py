@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fasthmr.errors import InputError, ResourceError, UsageError
+from fasthmr.io.decoded_video import sample_frames
 from fasthmr.io.video import VideoFrame, VideoReader, VideoWriter, open_video
 
 FRAMES, SIZE = 40, (64, 48)  # width, height
@@ -363,6 +364,17 @@ def test_no_frames_make_no_file(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", 30.0, SIZE)
     assert writer.close() is None
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_are_spread_over_a_file(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 30.0, SIZE) as writer:
+        for index in range(600):  # more than one key frame
+            writer.write(np.full((SIZE[1], SIZE[0], 3), index * 255 // 600, np.uint8), index / 30)
+    levels = [int(rgb.mean()) for rgb in sample_frames(str(tmp_path / "a.mp4"), 5)]
+    assert len(levels) == 5
+    assert levels == sorted(levels) and levels[0] < 5 and levels[-1] > 90
+    (tmp_path / "b.mkv").write_bytes(noisy(tmp_path / "b.mkv").read_bytes()[:20_000])
+    assert len(sample_frames(str(tmp_path / "b.mkv"), 3)) >= 1
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
