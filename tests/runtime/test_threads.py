@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fasthmr.runtime.threads import Background, first_interrupt, prefetch
+from fasthmr.runtime.threads import Background, first_interrupt, in_turn, prefetch
 
 
 def test_items_come_in_order_from_another_thread() -> None:
@@ -62,6 +62,25 @@ def test_a_stop_ends_the_items_even_when_the_source_waits() -> None:
     assert next(ahead) == 1
     threading.Timer(0.1, lambda: (stop.set(), wake.set())).start()
     assert list(ahead) == []
+
+
+def test_several_threads_give_results_in_order() -> None:
+    def work(item: int) -> int:
+        time.sleep(0.02 if item % 3 == 0 else 0.001)
+        return item * item
+
+    taken = []
+    items = (taken.append(item) or item for item in range(50))
+    results = in_turn(work, items, 2)
+    assert next(results) == 0
+    assert len(taken) <= 4
+    assert list(results) == [item * item for item in range(1, 50)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_turn(lambda item: 1 // item, [1, 0, 1], 2))
+    early = in_turn(work, iter(range(50)), 2)
+    next(early)
+    early.close()
+    assert threading.active_count() == 1
 
 
 def test_background_work_is_done_in_order_and_waited_for() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +14,24 @@ import torch
 from jaxtyping import UInt8
 
 from fasthmr.geometry.palette import person_color
-from fasthmr.io.video import VideoReader, VideoWriter
+from fasthmr.io.video import VideoFrame, VideoReader, VideoWriter
 from fasthmr.models.pose import PoseModel
 from fasthmr.render.overlay import overlay
 from fasthmr.render.skeleton import draw_keypoints
 from fasthmr.results import Clip, Person, PoseClip, PosePerson
 from fasthmr.runtime.follow import FollowedFrame
 from fasthmr.runtime.intrinsics import Picture, PictureCamera
-from fasthmr.runtime.measure import Measured
 from fasthmr.runtime.record import DECODE_AHEAD, taken_frames, watched
 from fasthmr.runtime.recover import MeshRecovery
-from fasthmr.runtime.threads import Background, prefetch
+from fasthmr.runtime.threads import Background, in_turn, prefetch
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.tracks import PARAMS
+from fasthmr.runtime.tracks import PARAMS, Measured
 from fasthmr.runtime.video_options import VideoOptions
 from fasthmr.temporal.smoothing import OneEuroFilter, OneEuroStepper
 from fasthmr.types import BodyParams, Mesh, MotionTrack
 
 _ENCODE_BEHIND = 4  # frames
+_PAINTERS = 2  # threads
 _QUICK = {"cull": True, "samples": 1}  # 2.3 times as fast
 _HURRY_S = 5.0  # spent on a video after the run was interrupted
 
@@ -80,16 +82,25 @@ def draw_video(
     """
     hurry = time.monotonic() + _HURRY_S if stop.is_set() else -np.inf
     assert clip.fps is not None
-    with VideoWriter(path, clip.fps, reader.size) as writer, encoding(writer, watch) as encode:
-        frames = watched(taken_frames(reader, options), watch, "read again")
-        for frame in prefetch(frames, DECODE_AHEAD):
-            if frame.index >= clip.num_frames or (stop.is_set() and time.monotonic() > hurry):
-                break
-            with watch("render"):
-                drawn = draw(clip, frame.rgb, frame.index, quick=True)
-            encode.put((drawn, frame.time_s))
+
+    def drawn(frame: VideoFrame) -> tuple[np.ndarray, float]:
+        with watch("render"):
+            return draw(clip, frame.rgb, frame.index, quick=True), frame.time_s
+
+    taken = watched(taken_frames(reader, options), watch, "read again")
+    known = takewhile(lambda frame: frame.index < clip.num_frames, taken)
+    with (
+        VideoWriter(path, clip.fps, reader.size) as writer,
+        encoding(writer, watch) as encode,
+        closing(prefetch(known, DECODE_AHEAD)) as frames,
+        closing(in_turn(drawn, frames, _PAINTERS)) as pictures,
+    ):
+        for done, picture in enumerate(pictures, start=1):
+            encode.put(picture)
             if progress is not None:
-                progress(frame.index + 1)
+                progress(done)
+            if stop.is_set() and time.monotonic() > hurry:
+                break
     return path if writer.frames else None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,17 +16,8 @@ from fasthmr.runtime.intrinsics import PictureCamera
 from fasthmr.runtime.pose import find_keypoints
 from fasthmr.runtime.recover import MeshRecovery, coco_scores, measured_points, place_params
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.tracks import PARAMS
+from fasthmr.runtime.tracks import PARAMS, Measured
 from fasthmr.types import Crop
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the model says about people, one row for each of them in each frame."""
-
-    frames: tuple[int, ...]
-    people: tuple[PersonInFrame, ...]
-    values: Mapping[str, np.ndarray]
 
 
 @runtime_checkable

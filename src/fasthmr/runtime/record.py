@@ -1,7 +1,7 @@
 """One pass over a video: people followed and measured.
 
-Frames are decoded ahead in a thread of their own; people are looked for in some frames and followed through
-all; crops of several frames pass the model at once. What is kept of a frame is about 1 kB for each person,
+One thread decodes; one looks for people in some frames and follows them through all; one cuts them out and
+runs the model on crops of several frames at once. What is kept of a frame is about 1 kB for each person,
 whatever its size, so long videos need little more memory than short ones.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -23,10 +25,10 @@ from fasthmr.io.video import VideoDamage, VideoFrame, VideoReader
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.follow import FollowedFrame, Follower
 from fasthmr.runtime.intrinsics import TRACK_SAMPLES, Picture, PictureCamera
-from fasthmr.runtime.measure import Measure, Measured, MeshMeasure, PoseMeasure
-from fasthmr.runtime.threads import prefetch
+from fasthmr.runtime.measure import Measure, MeshMeasure, PoseMeasure
+from fasthmr.runtime.threads import Background, prefetch
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.tracks import TrackTable
+from fasthmr.runtime.tracks import Measured, TrackTable
 from fasthmr.runtime.video_options import VideoOptions
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ Item = TypeVar("Item")
 
 DECODE_AHEAD = 4
 """Frames that are decoded before they are needed, at most."""
+
+_MEASURE_BEHIND = 4  # frames in which people are known and not measured yet, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,32 +95,33 @@ def record(
         watch=watch,
     )
     table, times = TrackTable(), []
-    frames = prefetch(watched(taken_frames(reader, options), watch, "read"), DECODE_AHEAD, stop)
-    measure, camera = None, None
-
-    def keep(measured: Sequence[Measured]) -> None:
-        for part in measured:
-            table.add(part.frames, part.people, part.values)
-
-    with torch.inference_mode():
-        for frame in frames:
-            if measure is None or camera is None:
-                with watch("camera"):
-                    camera = _camera(pipeline, reader, frame)
-                measure = _measure(pipeline, camera, options, watch, at_once=seen is not None)
-            times.append(frame.time_s)
-            for followed in follower.push(frame):
-                parts = measure.push(followed)
-                keep(parts)
-                if seen is not None:
-                    seen(followed, parts, camera)
-            if progress is not None:
-                progress(len(times))
-        if measure is None or camera is None:
+    taken = watched(taken_frames(reader, options), watch, "read")
+    with closing(prefetch(taken, DECODE_AHEAD, stop)) as frames, torch.inference_mode():
+        first = next(frames, None)
+        if first is None:
             raise KeyboardInterrupt  # stopped before the first frame
-        for followed in follower.flush():
-            keep(measure.push(followed))
-        keep(measure.flush())
+        with watch("camera"):
+            camera = _camera(pipeline, reader, first)
+        measure = _measure(pipeline, camera, options, watch, at_once=seen is not None)
+
+        @torch.inference_mode()
+        def take(followed: FollowedFrame) -> None:
+            parts = measure.push(followed)
+            table.add(parts)
+            if seen is not None:
+                seen(followed, parts, camera)
+
+        # People of the next frames are looked for while the model measures those of the last ones.
+        with Background(take, _MEASURE_BEHIND if seen is None else 1) as measuring:
+            for frame in chain((first,), frames):
+                times.append(frame.time_s)
+                for followed in follower.push(frame):
+                    measuring.put(followed)
+                if progress is not None:
+                    progress(len(times))
+            for followed in follower.flush():
+                measuring.put(followed)
+        table.add(measure.flush())
     return Recording(
         table=table,
         times=np.array(times),

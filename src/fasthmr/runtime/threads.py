@@ -5,17 +5,22 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _LOOK_UP_S = 0.1  # how often a waiting thread looks whether it is still wanted
 
 
-def prefetch(items: Iterable[Item], size: int, stop: threading.Event | None = None) -> Iterator[Item]:
-    """Takes items in a thread of its own, at most `size` ahead of the reader.
+def prefetch(
+    items: Iterable[Item], size: int, stop: threading.Event | None = None
+) -> Generator[Item, None, None]:
+    """Takes items in a thread of its own, at most `size` ahead of the reader; to be closed after use.
 
     Args:
         stop: Ends the items early once it is set.
@@ -58,6 +63,24 @@ def prefetch(items: Iterable[Item], size: int, stop: threading.Event | None = No
     finally:
         unwanted.set()
         thread.join()
+
+
+def in_turn(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
+    """Results in the order of the items, which several threads work on."""
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                running.append(pool.submit(work, item))
+                if len(running) > workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
 class Background(Generic[Item]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,32 +34,36 @@ _FRAMES_AT_ONCE = 64
 _FIRST_ROWS = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the model says about people, one row for each of them in each frame."""
+
+    frames: tuple[int, ...]
+    people: tuple[PersonInFrame, ...]
+    values: Mapping[str, np.ndarray]
+
+
 class TrackTable:
     """Measurements of people, kept by person; about 1 kB for each frame of each."""
 
     def __init__(self) -> None:
         self._tracks: dict[int, _Rows] = {}
 
-    def add(
-        self, frames: Sequence[int], people: Sequence[PersonInFrame], values: Mapping[str, np.ndarray]
-    ) -> None:
-        """Adds a row for each of `people`; the frames of one person come in rising order.
-
-        Args:
-            values: What was measured, one row for each person.
-        """
-        for row, (frame, person) in enumerate(zip(frames, people, strict=True)):
-            rows = self._tracks.setdefault(person.track_id, _Rows())
-            rows.append(
-                {
-                    "frames": np.int64(frame),
-                    "boxes_xyxy": np.array(person.box_xyxy, dtype=np.float32),
-                    "scores": np.float32(person.score),
-                    "detected": np.bool_(person.sight == "detected"),
-                    "expected": np.bool_(person.sight == "expected"),
-                    **{name: value[row] for name, value in values.items()},
-                }
-            )
+    def add(self, parts: Iterable[Measured]) -> None:
+        """Adds a row for each person; the frames of one person come in rising order."""
+        for part in parts:
+            for row, (frame, person) in enumerate(zip(part.frames, part.people, strict=True)):
+                rows = self._tracks.setdefault(person.track_id, _Rows())
+                rows.append(
+                    {
+                        "frames": np.int64(frame),
+                        "boxes_xyxy": np.array(person.box_xyxy, dtype=np.float32),
+                        "scores": np.float32(person.score),
+                        "detected": np.bool_(person.sight == "detected"),
+                        "expected": np.bool_(person.sight == "expected"),
+                        **{name: value[row] for name, value in part.values.items()},
+                    }
+                )
 
     def people(self, looks: int) -> Iterator[dict[str, np.ndarray]]:
         """The measurements of each person, in the order in which they came.
