@@ -40,5 +40,5 @@ def test_inputs_are_scaled_by_name():
 
 def test_a_listing_of_another_rule_is_noticed():
     listed = {"shape": [4], "kind": "bias", "first": [0.5]}
-    with pytest.raises(ValueError, match="bn.bias"):
+    with pytest.raises(ValueError, match=r"bn\.bias"):
         filled_weights({"seed": 5, "gain": 0.8, "state_dict": {"bn.bias": listed}})
