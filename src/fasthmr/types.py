@@ -87,7 +87,9 @@ class HMROutput:
         keypoints: 2D points read from heat maps, where the model has such a head.
         aux_keypoints_2d: Points that CameraHMR's head reads out beside the pose; nothing in its release uses
             or scales them.
-        features: What the head read its answers from, for temporal models (FastHMR, sec. 3.3).
+        features: What the head read its answers from, for temporal models (FastHMR, sec. 3.3): the token
+            of the decoder; of the default preset the token of the whole picture, then x, y (crop units),
+            depth (metres) and score of its 35 points. None where the model does not give it.
     """
 
     params: BodyParams
@@ -95,6 +97,28 @@ class HMROutput:
     keypoints: Keypoints2D | None = None
     aux_keypoints_2d: Float[Tensor, "batch aux_points 2"] | None = None
     features: Float[Tensor, "batch width"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOutput:
+    """What a model returns that places the vertices of a mesh themselves (METRO, FastMETRO, TORE).
+
+    Points are metres about the root of the body, turned as the camera sees them.
+
+    Attributes:
+        camera: Weak perspective (s, tx, ty): s (x + t) is a place in the crop, -1 to 1.
+        joints: Read from joint tokens, not from the mesh.
+        vertices: Levels of the mesh, coarsest first; the last is the body's own mesh. A level in the middle
+            may be left out where nobody asked for it.
+        params: Pose and shape read from the mesh, where the model has such a part.
+        clusters: Weight of every cell of the feature map in each image token, where tokens were reduced.
+    """
+
+    camera: Float[Tensor, "batch 3"]
+    joints: Float[Tensor, "batch joints 3"]
+    vertices: tuple[Tensor, ...]
+    params: BodyParams | None = None
+    clusters: Float[Tensor, "batch tokens cells"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

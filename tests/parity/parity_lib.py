@@ -35,6 +35,7 @@ class Case:
     Attributes:
         meta: Its json: configuration, seed, recipe, reference values that are no tensors.
         tensors: Its tensors by full name (`input/...`, `mid/...`, `output/...`, `weight/...`).
+        folder: Where its files lie, for cases that share a file.
     """
 
     case: str
@@ -42,6 +43,7 @@ class Case:
     meta: dict[str, Any]
     tensors: dict[str, Tensor]
     tolerance: dict[str, Any]
+    folder: Path = Path()
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Tensors whose name starts with `prefix/`, without it."""
@@ -130,7 +132,14 @@ def read_case(folder: Path, row: Mapping[str, Any]) -> Case:
     meta = json.loads((folder / row["meta"]).read_text())
     tensors = load_file(folder / row["data"]) if row.get("data") else {}
     tolerance = row.get("tolerance") or meta.get("tolerance") or {}
-    return Case(case=row["case"], kind=row["kind"], meta=meta, tensors=tensors, tolerance=tolerance)
+    return Case(
+        case=row["case"],
+        kind=row["kind"],
+        meta=meta,
+        tensors=tensors,
+        tolerance=tolerance,
+        folder=(folder / row["meta"]).parent,
+    )
 
 
 def run_case(folder: Path, row: Mapping[str, Any], checkers: Mapping[str, Checker]) -> Outcome:
