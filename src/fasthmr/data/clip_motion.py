@@ -24,6 +24,8 @@ _CANDIDATES = 40
 _SHORTEST = 2 * _OVERLAP
 _FEET = (10, 11)
 _COMPARED = 20
+_IMPORTANCE = np.array([4.0, *np.ones(_COMPARED - 1)])
+_TOO_FAR = 1.5
 _SPARSE = 1.5
 _STILL_FOOT = 0.004
 _SCALES = (0.7, 1.35)
@@ -135,9 +137,12 @@ def _scaled(movement: Movement, body: SyntheticBody, betas: np.ndarray) -> Movem
 def _continuation(
     recordings: Recordings, before: Movement, frames: int, rng: np.random.Generator
 ) -> Movement:
-    """Of several stretches drawn, a long one that begins much as `before` ends."""
+    """Of several stretches drawn, a long one that begins much as `before` ends.
+
+    Where none does (nobody rises from the floor at once), what came before runs backwards.
+    """
     ends = before.quats[[-_OVERLAP, -1], :_COMPARED]
-    best: tuple[float, Run, int, int] | None = None
+    best: tuple[float, float, Run, int, int] | None = None
     for _ in range(_CANDIDATES):
         run = recordings.draw(_SHORTEST, rng)
         length = recordings.length(run)
@@ -145,13 +150,20 @@ def _continuation(
         begins, _ = recordings.read(run, start + np.array([0, _OVERLAP - 1]), rng)
         begins[:, 0] = _product(_turn(ends[0, 0], begins[0, 0]), begins[:, 0])
         lasts = min(length - start, frames)
+        apart = _apart(begins[:, :_COMPARED], ends)
         # A longer stretch may fit less well, since fewer joins are needed then.
-        alike = np.abs((begins[:, :_COMPARED] * ends).sum(axis=-1))
-        apart = float((1 - alike).sum()) / np.sqrt(lasts)
-        if best is None or apart < best[0]:
-            best = apart, run, start, lasts
+        if best is None or apart / np.sqrt(lasts) < best[0]:
+            best = apart / np.sqrt(lasts), apart, run, start, lasts
     assert best is not None
-    return _stretch(recordings, *best[1:], rng)
+    if best[1] > max(_TOO_FAR, _apart(ends[::-1], ends)):
+        back = np.arange(len(before) - 1, max(len(before) - 1 - frames, -1), -1)
+        return Movement(quats=before.quats[back], root=before.root[back], action=before.action)
+    return _stretch(recordings, *best[2:], rng)
+
+
+def _apart(begins: np.ndarray, ends: np.ndarray) -> float:
+    """How different the poses of some frames are."""
+    return float(((1 - np.abs((begins * ends).sum(axis=-1))) @ _IMPORTANCE).sum())
 
 
 def _turn(to: np.ndarray, from_: np.ndarray) -> Float[np.ndarray, "4"]:

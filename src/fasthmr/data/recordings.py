@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from fasthmr.data.motion import MotionLibrary
 from fasthmr.geometry.quaternions import quat_to_vector
@@ -47,6 +46,8 @@ class Recordings:
         self._roots = library.roots
         self._trusted = np.flatnonzero(library.trusted_wrists)
         self._runs: dict[int, list[Run]] = {}
+        vectors = torch.from_numpy(library.poses.astype(np.float32))
+        self._quats = rotmat_to_quat_wxyz(axis_angle_to_rotmat(vectors))
 
     def length(self, run: Run) -> int:
         """Frames of a run at `FRAME_RATE`."""
@@ -75,7 +76,7 @@ class Recordings:
             first, last = int(self.library.starts[clip]), int(self.library.starts[clip + 1]) - 1
             jumps = np.zeros(last - first, dtype=bool)
             if self.library.rates[clip] >= _CHECKED_RATE and last - first >= 2:
-                quats = self._stored(np.arange(first, last + 1))
+                quats = self._quats[first : last + 1]
                 speed = quat_to_vector(quats[:-1], quats[1:])
                 jerk = torch.linalg.vector_norm(speed[1:] - speed[:-1], dim=-1).numpy()
                 faulty = (jerk[:, _TRUNK_AND_LIMBS] > _JERK).any(axis=1) | (jerk[:, 0] > _ROOT_JERK)
@@ -113,12 +114,8 @@ class Recordings:
     def _rotations(self, time: np.ndarray, last: int) -> Float[np.ndarray, "frames 24 4"]:
         """Rotations at fractional frames of the library, not beyond frame `last`."""
         below = np.floor(time).astype(int)
-        low, high = self._stored(below).numpy(), self._stored(np.minimum(below + 1, last)).numpy()
-        return mixed(low, high, (time - below)[:, None, None])
-
-    def _stored(self, frames: np.ndarray) -> Float[Tensor, "frames 24 4"]:
-        vectors = torch.from_numpy(self.library.poses[frames].astype(np.float64))
-        return rotmat_to_quat_wxyz(axis_angle_to_rotmat(vectors))
+        low, high = (self._quats[frames].numpy() for frames in (below, np.minimum(below + 1, last)))
+        return mixed(low.astype(np.float64), high, (time - below)[:, None, None])
 
 
 def mixed(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
