@@ -30,6 +30,7 @@ def test_outputs(token_input, iterations):
     assert output.params.body_pose.shape == (3, 15, 3, 3)
     assert output.params.betas.shape == (3, 7)
     assert output.camera.shape == (3, 3)
+    assert output.features is not None and output.features.shape == (3, TINY.dim)
     eye = output.params.body_pose @ output.params.body_pose.mT
     assert torch.allclose(eye, torch.eye(3).expand_as(eye), atol=1e-5)
 

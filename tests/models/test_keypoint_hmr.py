@@ -34,6 +34,18 @@ def values(model: KeypointHMR, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
+def test_features_are_the_token_and_the_points():
+    model = tiny()
+    output = model(crops(2))
+    assert output.features is not None and output.keypoints is not None
+    assert output.features.shape == (2, 16 + 4 * 35)
+    points = output.features[:, 16:].unflatten(1, (35, 4))
+    assert torch.equal(points[..., :2], output.keypoints.xy)
+    assert torch.equal(points[..., 3], output.keypoints.score)
+    decoder = model.head.decoder
+    assert torch.allclose(decoder.betas(output.features[:, :16]), output.params.betas, atol=1e-6)
+
+
 def test_rotations_are_rotations_and_points_lie_in_the_columns_seen():
     output = tiny()(crops(2))
     rotations = torch.cat((output.params.global_orient, output.params.body_pose), dim=1)

@@ -62,11 +62,16 @@ class BodyPoints:
 
 @dataclass(frozen=True, kw_only=True)
 class PoseEstimate:
-    """Rotation matrices, shape and weak-perspective crop camera (s, tx, ty)."""
+    """Rotation matrices, shape and weak-perspective crop camera (s, tx, ty).
+
+    Attributes:
+        token: The token of the whole picture that shape and camera are read from, after the norm.
+    """
 
     rotmats: Float[Tensor, "batch joints 3 3"]
     betas: Float[Tensor, "batch num_betas"]
     camera: Float[Tensor, "batch 3"]
+    token: Float[Tensor, "batch dim"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +201,7 @@ class PoseDecoder(nn.Module):
             rotmats=rot6d_to_rotmat(rot6d, layout="columns"),
             betas=self.betas(last).float(),
             camera=self.camera(last).float() + self.camera_mean,
+            token=last,
         )
 
 

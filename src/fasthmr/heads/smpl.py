@@ -147,4 +147,5 @@ class SMPLHead(nn.Module):
             params=BodyParams(global_orient=rotmats[:, :1], body_pose=rotmats[:, 1:], betas=betas.to(dtype)),
             camera=camera.to(dtype),
             aux_keypoints_2d=points,
+            features=read,
         )

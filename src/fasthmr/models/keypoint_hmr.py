@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -113,4 +114,14 @@ class KeypointHMR(nn.Module):
             ),
             camera=pose.camera,
             keypoints=Keypoints2D(xy=output.points.xy, score=output.points.score),
+            features=_features(output),
         )
+
+
+def _features(output: KeypointSMPLOutput) -> Float[Tensor, "batch width"] | None:
+    """The token of the whole picture, then x, y, depth and score of each body point."""
+    points, token = output.points, output.pose.token
+    if token is None:
+        return None
+    read = torch.cat([points.xy, points.z[..., None], points.score[..., None]], dim=-1)
+    return torch.cat([token.to(read.dtype), read.flatten(1)], dim=-1)
