@@ -56,17 +56,18 @@ def overlay(
     )
     size = (samples * (bottom - top), samples * (right - left))
     fragments = rasterize(vertices, faces, to_samples @ K.double().cpu(), size, cull=cull)
-    seen, drawn = interpolate_seen(fragments, colors[faces])
-    row, column = seen // size[1] // samples, seen % size[1] // samples
-    pixel = row * (right - left) + column
-    weight = alpha / samples**2
-    ink = drawn.new_zeros((bottom - top) * (right - left), 3).index_add_(0, pixel, drawn * (255 * weight))
-    opacity = torch.bincount(pixel, minlength=len(ink)).to(ink.dtype)[:, None] * weight
-
-    region = torch.from_numpy(result[top:bottom, left:right])
-    shape = (bottom - top, right - left, -1)
-    mixed = region * (1 - opacity).view(shape) + ink.view(shape)
-    region.copy_(mixed.round_().clamp_(0, 255))
+    seen, ink = interpolate_seen(fragments, colors[faces])
+    row, column = seen // size[1] // samples + top, seen % size[1] // samples + left
+    pixel = row * image_rgb.shape[1] + column
+    opacity = torch.full_like(ink[:, :1], alpha)
+    if samples > 1:
+        count = torch.bincount(pixel)
+        total = ink.new_zeros(len(count), 3).index_add_(0, pixel, ink)
+        pixel = count.nonzero()[:, 0]
+        ink = total[pixel] / count[pixel, None]
+        opacity = count[pixel, None].to(ink.dtype) * (alpha / samples**2)
+    pixels = torch.from_numpy(result).view(-1, 3)
+    pixels[pixel] = torch.lerp(pixels[pixel].to(ink.dtype), 255 * ink, opacity).round_().clamp_(0, 255).byte()
     return result
 
 
