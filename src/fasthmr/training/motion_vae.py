@@ -61,7 +61,7 @@ class MotionVAETraining:
     batch_size: int = 32
     fit_windows: int = 1500
     judged_windows: int = 64
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, learning_rate=2e-4))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=1e-4))
     weights: MotionVAELossWeights = field(
         default_factory=lambda: MotionVAELossWeights(reconstruction=10.0, joints=1.0, velocity=2.0)
     )
