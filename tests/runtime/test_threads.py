@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from fasthmr.runtime.threads import Background, first_interrupt, in_turn, prefetch
+from fasthmr.runtime.threads import Background, first_interrupt, in_turn, prefetch, shared_cores
 
 
 def test_items_come_in_order_from_another_thread() -> None:
@@ -110,6 +111,23 @@ def test_after_an_error_waiting_items_are_dropped() -> None:
         raise KeyError
     assert len(done) < 8
     assert threading.active_count() == 1
+
+
+def test_stages_share_the_cores() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        inside = []
+        with shared_cores(2):
+            thread = threading.Thread(target=lambda: inside.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+            assert [torch.get_num_threads(), *inside] == [2, 2]
+            with shared_cores(5):
+                assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_r16_the_first_interrupt_is_noted_and_the_second_raises() -> None:

@@ -23,7 +23,7 @@ from fasthmr.runtime.follow import FollowedFrame
 from fasthmr.runtime.intrinsics import Picture, PictureCamera
 from fasthmr.runtime.record import DECODE_AHEAD, taken_frames, watched
 from fasthmr.runtime.recover import MeshRecovery
-from fasthmr.runtime.threads import Background, in_turn, prefetch
+from fasthmr.runtime.threads import Background, in_turn, prefetch, shared_cores
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import PARAMS, Measured
 from fasthmr.runtime.video_options import VideoOptions
@@ -90,6 +90,7 @@ def draw_video(
     taken = watched(taken_frames(reader, options), watch, "read again")
     known = takewhile(lambda frame: frame.index < clip.num_frames, taken)
     with (
+        shared_cores(_PAINTERS),
         VideoWriter(path, clip.fps, reader.size) as writer,
         encoding(writer, watch) as encode,
         closing(prefetch(known, DECODE_AHEAD)) as frames,

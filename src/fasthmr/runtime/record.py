@@ -26,7 +26,7 @@ from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.follow import FollowedFrame, Follower
 from fasthmr.runtime.intrinsics import TRACK_SAMPLES, Picture, PictureCamera
 from fasthmr.runtime.measure import Measure, MeshMeasure, PoseMeasure
-from fasthmr.runtime.threads import Background, prefetch
+from fasthmr.runtime.threads import Background, prefetch, shared_cores
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import Measured, TrackTable
 from fasthmr.runtime.video_options import VideoOptions
@@ -96,7 +96,7 @@ def record(
     )
     table, times = TrackTable(), []
     taken = watched(taken_frames(reader, options), watch, "read")
-    with closing(prefetch(taken, DECODE_AHEAD, stop)) as frames, torch.inference_mode():
+    with shared_cores(2), closing(prefetch(taken, DECODE_AHEAD, stop)) as frames, torch.inference_mode():
         first = next(frames, None)
         if first is None:
             raise KeyboardInterrupt  # stopped before the first frame

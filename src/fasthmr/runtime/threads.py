@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -134,6 +136,20 @@ class Background(Generic[Item]):
                 self._work(entry[0])
             except BaseException as error:  # noqa: BLE001 - raised where the next item comes from
                 self._error = error
+
+
+@contextmanager
+def shared_cores(stages: int) -> Iterator[None]:
+    """While stages compute side by side, each one's torch kernels take their share of the cores only.
+
+    Otherwise all of them start threads for all cores and wait for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before // stages, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
