@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from fasthmr.benchmark.counters import count
 from fasthmr.encoders.hrnet import HRNet, HRNetConfig
 from fasthmr.encoders.registry import encoder_config
 
@@ -80,11 +83,31 @@ def test_a_branch_as_wide_as_stage_1_needs_no_projection():
     assert not any(key.startswith("transition1.0") for key in net.state_dict())
 
 
-@pytest.mark.parametrize(("name", "params"), [("hrnet_w48", 65_325_120), ("hrnet_w64", 115_697_600)])
+@pytest.mark.parametrize(("name", "params"), [("hrnet_w48", 65_325_120), ("hrnet_w64", 128_059_944)])
 def test_published_sizes(name, params):
     with torch.device("meta"):
         net = encoder_config(name).build()
-    assert sum(parameter.numel() for parameter in net.parameters()) == params
+    assert sum(parameter.numel() for parameter in net.parameters()) + net.unused_published_params == params
+
+
+def test_one_map_made_of_all_branches():
+    torch.manual_seed(0)
+    net = replace(TINY, features=12).build().eval()
+    with torch.no_grad():
+        (whole,) = net(pictures(2))
+        assert whole.shape == (2, 12, 2, 2) and net.channels == (12,) and net.strides == (32,)
+        for branch in net.stage4[0].branches:
+            kept = branch[0].conv2.weight.clone()
+            branch[0].conv2.weight += 1
+            assert (net(pictures(2))[0] - whole).abs().max() > 1e-4
+            branch[0].conv2.weight.copy_(kept)
+    assert net.final_layer[0].bias is not None and net.downsamp_modules[0][0].bias is not None
+
+
+def test_published_cost():
+    assert count(encoder_config("hrnet_w64")).macs == pytest.approx(28.893e9, abs=0.001e9)
+    with torch.device("meta"):
+        assert encoder_config("hrnet_w40").build().channels == (2048,)
 
 
 def test_unusable_configs():

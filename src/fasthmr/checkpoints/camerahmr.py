@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from fasthmr.checkpoints.decoder_keys import decoder_renames, decoder_sizes
 from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
 from fasthmr.checkpoints.plain_vit import VIT_BY_WIDTH, vit_from_shapes
-from fasthmr.encoders.hrnet import HRNetConfig
-from fasthmr.errors import CheckpointMismatch
+from fasthmr.checkpoints.trunks import hrnet_from_shapes
 from fasthmr.heads.dense_keypoints import DenseKeypointsHeadConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.heads.smplx import SMPLXHeadConfig
@@ -102,39 +100,6 @@ def dense_keypoints_head_from_shapes(shapes: Shapes) -> DenseKeypointsHeadConfig
     """
     points = _size(shapes, "head.dec_kp.bias") // 3
     return DenseKeypointsHeadConfig(**decoder_sizes(shapes, "head"), points=points)
-
-
-def hrnet_from_shapes(shapes: Shapes, prefix: str = "") -> HRNetConfig:
-    """The HRNet under a prefix, with its nominal picture size.
-
-    Raises:
-        CheckpointMismatch: A part of it is missing.
-    """
-    branch = f"{prefix}stage2.0.branches.0."
-    counted = {
-        what: _numbered(shapes, start)
-        for what, start in (
-            ("layer1", f"{prefix}layer1."),
-            ("blocks", branch),
-            *((stage, f"{prefix}{stage}.") for stage in ("stage2", "stage3", "stage4")),
-        )
-    }
-    absent = [what for what, count in counted.items() if not count]
-    if absent:
-        raise CheckpointMismatch(f"not an HRNet: the file has no {', '.join(absent)}")
-    return HRNetConfig(
-        width=_size(shapes, f"{branch}0.conv1.weight"),
-        modules=(counted["stage2"], counted["stage3"], counted["stage4"]),
-        blocks=counted["blocks"],
-        bottlenecks=counted["layer1"],
-        stem=_size(shapes, f"{prefix}conv1.weight"),
-    )
-
-
-def _numbered(shapes: Shapes, start: str) -> int:
-    """How many parts of a file are numbered after `start`."""
-    pattern = re.compile(re.escape(start) + r"(\d+)\.")
-    return len({found[1] for key in shapes if (found := pattern.match(key))})
 
 
 def human_fov_config(shapes: Shapes) -> HumanFoVConfig:

@@ -1,7 +1,9 @@
 """Picture encoders: `channels`, `strides`, and feature maps finest first."""
 
 from fasthmr.encoders import convvit as convvit
+from fasthmr.encoders import efficientnet as efficientnet
 from fasthmr.encoders import hrnet as hrnet
+from fasthmr.encoders import resnet as resnet
 from fasthmr.encoders import vit as vit
 from fasthmr.encoders.registry import encoder_config, list_encoders, register_encoder
 

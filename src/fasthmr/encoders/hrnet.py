@@ -1,7 +1,8 @@
 """HRNet (arXiv 1908.07919): branches of four resolutions side by side, exchanging what they see.
 
-Key names are those of the published networks, so that HRNet files need no table of their own; what comes
-after stage 4 (heads, aggregation) belongs to the model that uses it.
+Key names are those of the published networks, so that HRNet files need no table of their own. With
+`features` the network ends like the ImageNet classifiers, in one map made of all four branches; what else
+comes after stage 4 (heads, aggregation) belongs to the model that uses it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fasthmr.encoders.registry import register_encoder
 from fasthmr.layers.residual import BasicBlock, Bottleneck, conv_norm
 
 BRANCHES = 4
+_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class HRNetConfig:
         blocks: Basic blocks of a branch between two exchanges.
         bottlenecks: Blocks of stage 1.
         stem: Channels of the stem and inner channels of stage 1.
+        features: Channels of the one map that the network returns, made by the ImageNet classifier's layers
+            in front of its pooling; 0 for the four maps of the branches instead.
         image_size: Usual height and width in pixels; any other is taken too.
     """
 
@@ -39,6 +43,7 @@ class HRNetConfig:
     blocks: int = 4
     bottlenecks: int = 4
     stem: int = 64
+    features: int = 0
     image_size: tuple[int, int] = (256, 256)
 
     def __post_init__(self) -> None:
@@ -57,6 +62,12 @@ class HRNetConfig:
 def halving(in_channels: int, channels: int) -> nn.Sequential:
     """A 3x3 convolution of stride 2 with batch norm and ReLU."""
     return nn.Sequential(*conv_norm(in_channels, channels, stride=2), nn.ReLU())
+
+
+def _step(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
+    """A convolution with bias, halving where it is 3x3, with batch norm and ReLU."""
+    conv = nn.Conv2d(in_channels, channels, kernel, stride=1 + kernel // 2, padding=kernel // 2)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
 
 
 class HRModule(nn.Module):
@@ -94,13 +105,18 @@ class HRModule(nn.Module):
 
 
 class HRNet(nn.Module):
-    """Pictures to four maps of strides 4, 8, 16 and 32."""
+    """Pictures to four maps of strides 4, 8, 16 and 32, or to the one map of the classifier.
+
+    Attributes:
+        unused_published_params: Parameters of the ImageNet classifier, which is not built.
+    """
 
     def __init__(self, config: HRNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.channels = widths = config.widths
-        self.strides = (4, 8, 16, 32)
+        widths = config.widths
+        self.channels = (config.features,) if config.features else widths
+        self.strides = (32,) if config.features else (4, 8, 16, 32)
         self.conv1, self.bn1 = conv_norm(3, config.stem, stride=2)
         self.conv2, self.bn2 = conv_norm(config.stem, config.stem, stride=2)
         wide = Bottleneck.expansion * config.stem
@@ -114,20 +130,41 @@ class HRNet(nn.Module):
         self.stage3 = self._stage(3)
         self.transition3 = self._transition(4)
         self.stage4 = self._stage(4)
+        self.unused_published_params = 0
+        if config.features:
+            inner = [config.stem // 2 * 2**branch for branch in range(BRANCHES)]
+            outer = [Bottleneck.expansion * width for width in inner]
+            self.incre_modules = nn.ModuleList(
+                nn.Sequential(Bottleneck(width, narrow)) for width, narrow in zip(widths, inner, strict=True)
+            )
+            self.downsamp_modules = nn.ModuleList(
+                _step(outer[i], outer[i + 1], 3) for i in range(BRANCHES - 1)
+            )
+            self.final_layer = _step(outer[-1], config.features, 1)
+            self.unused_published_params = (config.features + 1) * _CLASSES
 
     def _transition(self, branches: int) -> nn.ModuleList:
         """One branch more, from the coarsest so far."""
-        coarser = halving(*self.channels[branches - 2 : branches])
+        coarser = halving(*self.config.widths[branches - 2 : branches])
         return nn.ModuleList([*(nn.Identity() for _ in range(branches - 1)), nn.Sequential(coarser)])
 
     def _stage(self, number: int) -> nn.Sequential:
         modules = self.config.modules[number - 2]
-        return nn.Sequential(*(HRModule(self.channels[:number], self.config.blocks) for _ in range(modules)))
+        return nn.Sequential(
+            *(HRModule(self.config.widths[:number], self.config.blocks) for _ in range(modules))
+        )
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
         """Return the maps, finest first."""
+        maps = self.branches(image)
+        return [self._gather(maps)] if self.config.features else maps
+
+    def branches(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
+        """Maps of the four branches, finest first."""
         x = torch.relu(self.bn1(self.conv1(image)))
         x = self.layer1(torch.relu(self.bn2(self.conv2(x))))
         maps = [x]
@@ -140,6 +177,19 @@ class HRNet(nn.Module):
             maps = stage([move(x) for move, x in zip(transition, kept, strict=True)])
         return maps
 
+    def _gather(self, maps: list[Tensor]) -> Tensor:
+        """The classifier's map: each branch widened, and joined to the next coarser one."""
+        widened = [widen(x) for widen, x in zip(self.incre_modules, maps, strict=True)]
+        x = widened[0]
+        for shrink, coarser in zip(self.downsamp_modules, widened[1:], strict=True):
+            x = coarser + shrink(x)
+        return self.final_layer(x)
+
+
+@register_encoder
+def hrnet_w40() -> HRNetConfig:
+    return HRNetConfig(width=40, features=2048, image_size=(224, 224))
+
 
 @register_encoder
 def hrnet_w48() -> HRNetConfig:
@@ -148,4 +198,4 @@ def hrnet_w48() -> HRNetConfig:
 
 @register_encoder
 def hrnet_w64() -> HRNetConfig:
-    return HRNetConfig(width=64, image_size=(224, 224))
+    return HRNetConfig(width=64, features=2048, image_size=(224, 224))
