@@ -99,6 +99,11 @@ def save_video(
                 outputs.append(overlay)
             recording = record(pipeline, reader, options, watch, stop=stop, seen=seen, progress=told)
             live = reader.live
+        if stop.is_set():
+            _log.warning(
+                "interrupted after %d frames, which are written now; Ctrl-C again ends at once",
+                len(recording.times),
+            )
         clip = as_clip(pipeline, recording, options, watch, _name(source))
         for name, ending in endings.items():
             if name != "overlay":
