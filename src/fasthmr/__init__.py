@@ -1,4 +1,4 @@
-"""Pictures of people to 3D body meshes.
+"""Pictures and videos of people to 3D body meshes.
 
     import fasthmr
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from fasthmr.results import Clip, Person, PoseClip, PosePerson
     from fasthmr.runtime.pipeline import Pipeline
+    from fasthmr.runtime.video_options import VideoOptions
     from fasthmr.zoo import create_model, list_models
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ResourceError",
     "UnsafeFileError",
     "UsageError",
+    "VideoOptions",
     "__version__",
     "accelerate",
     "create_model",
@@ -58,6 +60,7 @@ _HOME = {
     "Pipeline": "fasthmr.runtime.pipeline",
     "PoseClip": "fasthmr.results",
     "PosePerson": "fasthmr.results",
+    "VideoOptions": "fasthmr.runtime.video_options",
     "create_model": "fasthmr.zoo",
     "list_models": "fasthmr.zoo",
 }
