@@ -61,7 +61,7 @@ def _compare(counts: Counts, published: PublishedCount) -> dict[str, Any]:
         "gmacs": published.gmacs,
         "params_difference": _difference(params, published.params),
         "gmacs_difference": _difference(gmacs, published.gmacs),
-        "agrees": _agrees(params, published.params) and _agrees(gmacs, published.gmacs),
+        "agrees": _agrees(params, published.params) and _agrees(gmacs, published.gmacs, published.within),
     }
 
 
@@ -69,8 +69,8 @@ def _difference(ours: float, theirs: float | None) -> float | None:
     return None if theirs is None else round(ours - theirs, 6)
 
 
-def _agrees(ours: float, theirs: float | None) -> bool:
-    return theirs is None or round(ours, _decimals(theirs)) == theirs
+def _agrees(ours: float, theirs: float | None, within: float = 0.0) -> bool:
+    return theirs is None or round(ours, _decimals(theirs)) == theirs or abs(ours - theirs) <= within
 
 
 def _decimals(printed: float) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from fasthmr.heads.metro import LearnedUpsampling, TemplateTokens
 from fasthmr.layers.context_decoder import ContextDecoder, LoneCrossAttention, LoneSelfAttention
+from fasthmr.layers.query_transformer import QueryTransformer
 from fasthmr.layers.skip_transformer import MultiHeadAttention, PostNormCrossLayer, SkipDecoder, SkipEncoder
 
 
@@ -58,6 +60,36 @@ def _skip_decoder(module: SkipDecoder, inputs: tuple[Any, ...]) -> Formulation:
     )
 
 
+def _query_transformer(module: QueryTransformer, inputs: tuple[Any, ...]) -> Formulation:
+    """Every query through the first self-attention for each picture, and scores of forbidden pairs too."""
+    batch, count, dim = inputs[0].shape
+    queries = sum(len(table) for table in inputs[2]) if isinstance(inputs[2], tuple) else inputs[2].shape[1]
+    layers, hidden = module.config.layers, module.config.mlp_dim
+    encoder = (count + 1) * (4 * dim * dim + 2 * dim * hidden)
+    decoder = queries * (6 * dim * dim + 2 * dim * hidden) + count * 2 * dim * dim
+    looks = 2 * dim * ((count + 1) ** 2 + queries**2 + queries * count)
+    norms = 4 * dim * ((2 * layers + 1) * (count + 1) + (3 * layers + 1) * queries)
+    return Formulation(
+        layer_macs=batch * layers * (encoder + decoder),
+        attention_macs=batch * layers * looks,
+        norm_macs=batch * norms,
+    )
+
+
+def _template_tokens(module: TemplateTokens, inputs: tuple[Any, ...]) -> Formulation:
+    """Tokens mixed from the cells before any channel is multiplied."""
+    features, *linears = inputs
+    batch, channels = features.shape[:2]
+    mixing = 0 if module.mix is None else channels * module.mix.weight.numel()
+    embedding = module.points * sum(linear.weight.numel() for linear in linears)
+    return Formulation(layer_macs=batch * (mixing + embedding), attention_macs=0, norm_macs=0)
+
+
+def _learned_upsampling(module: LearnedUpsampling, inputs: tuple[Any, ...]) -> Formulation:
+    """Level by level."""
+    return Formulation(layer_macs=3 * len(inputs[0]) * _linears(module), attention_macs=0, norm_macs=0)
+
+
 def _linears(module: nn.Module) -> int:
     """Products of one token with all linear layers."""
     return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
@@ -74,6 +106,9 @@ RULES: dict[type[nn.Module], Rule] = {
     ContextDecoder: _context_decoder,
     SkipEncoder: _skip_encoder,
     SkipDecoder: _skip_decoder,
+    QueryTransformer: _query_transformer,
+    TemplateTokens: _template_tokens,
+    LearnedUpsampling: _learned_upsampling,
 }
 """Modules that are not counted by what they run, and the published form that is counted instead.
 

@@ -9,22 +9,30 @@ from typing import Any
 from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.errors import UnsafeFileError
 from fasthmr.heads.dense_keypoints import DenseKeypointsHeadConfig
+from fasthmr.heads.fastmetro import FastMetroHeadConfig
 from fasthmr.heads.heatmap import HeatmapHeadConfig
 from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
+from fasthmr.heads.mesh_parameters import MeshParametersConfig
+from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.heads.smplx import SMPLXHeadConfig
+from fasthmr.layers.mesh_levels import MeshLevelsConfig
 from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.dense_keypoints import DenseKeypointsConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
+from fasthmr.models.mesh import MeshModelConfig
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.models.reduced import ReducedEncoderConfig
 from fasthmr.reduction.adaptive import TokenBudget
 from fasthmr.reduction.eclm import LayerMergePlan, MergeRule
+from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRConfig
+from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.mask_tome import MaskToMe
 from fasthmr.reduction.self_mask import SelfMaskConfig
+from fasthmr.reduction.token_learner import TokenLearnerConfig
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.diffusion_decoder import DiffusionDecoderConfig
@@ -53,17 +61,26 @@ def config_from_json(text: str) -> Any:
         DenseKeypointsHeadConfig,
         DiffusionDecoderConfig,
         DiffusionSchedule,
+        FastMetroHeadConfig,
+        GCNRegressorConfig,
         HMRConfig,
         HeatmapHeadConfig,
         HumanFoVConfig,
+        ITPConfig,
         KeypointHMRConfig,
         KeypointSMPLConfig,
         LatentDenoiserConfig,
         LayerMergePlan,
+        MLPRegressorConfig,
         MaskToMe,
         MergeRule,
+        MeshLevelsConfig,
+        MeshModelConfig,
+        MeshParametersConfig,
+        MetroHeadConfig,
         MotionPriorConfig,
         MotionVAEConfig,
+        NSRConfig,
         PatchVAEConfig,
         PoseConfig,
         ReducedEncoderConfig,
@@ -71,6 +88,7 @@ def config_from_json(text: str) -> Any:
         SMPLXHeadConfig,
         SelfMaskConfig,
         TokenBudget,
+        TokenLearnerConfig,
         TokenMergePlan,
     )
     types: dict[str, type] = {cls.__name__: cls for cls in parts}

@@ -18,6 +18,7 @@ from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
 from fasthmr.checkpoints.mld import MLD_DENOISER_LAYOUT, MLD_VAE_LAYOUT
 from fasthmr.checkpoints.plain_vit import ENCODER_LAYOUT, PLAIN_VIT_LAYOUT
+from fasthmr.checkpoints.tore import MESH_LAYOUT
 from fasthmr.checkpoints.vitpose import VITPOSE_LAYOUT
 from fasthmr.errors import CheckpointMismatch
 
@@ -28,6 +29,7 @@ LAYOUTS: tuple[Layout, ...] = (
     DENSE_KEYPOINTS_LAYOUT,
     HUMAN_FOV_LAYOUT,
     VITPOSE_LAYOUT,
+    MESH_LAYOUT,
     MLD_VAE_LAYOUT,
     MLD_DENOISER_LAYOUT,
     ENCODER_LAYOUT,

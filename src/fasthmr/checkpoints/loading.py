@@ -179,8 +179,14 @@ def _has_known_encoder(config: Any) -> bool:
 
 
 def _candidates(weights: WeightFile, config: Any, layout: Any, own: bool) -> Iterator[Any]:
-    """Configurations to try: the preset's encoder with the rest as the file says, then the preset's own."""
+    """Configurations to try: the preset's encoder with the rest as the file says, then the preset's own.
+
+    Where the name of a preset tells every size (`fixed_by_name`), its own is the only one.
+    """
     said = None
+    if getattr(config, "fixed_by_name", False) and layout is not None:
+        yield config
+        return
     if own and "config" in weights.metadata:
         said = config_from_json(weights.metadata["config"])
     elif layout is not None and layout.matches(weights.shapes):

@@ -20,7 +20,8 @@ class MeshLevelsConfig:
     Attributes:
         vertices: Of each level, coarsest first.
         neighbours: Most vertices beside one of the coarsest level, itself included.
-        support: Most coarse vertices that one of the next finer level is made of.
+        support: Most coarse vertices that one of the next finer level is made of. Both are binding only
+            where the mesh is stored.
         stored: Whether adjacency and operators are saved with the weights. Published files leave them out; a
             model for a mesh of one's own carries them.
     """
@@ -100,18 +101,19 @@ class MeshLevels(nn.Module):
                 f"the mesh has levels of {_chain(found.vertices)} vertices, the model "
                 f"{_chain(own.vertices)}; give the hierarchy of the model's body"
             )
-        if found.neighbours > own.neighbours or found.support > own.support:
+        room = found.neighbours <= own.neighbours and found.support <= own.support
+        if own.stored and not room:
             raise UsageError(
                 f"the mesh has up to {found.neighbours} neighbours and {found.support} coarse vertices to a "
                 f"fine one, the model room for {own.neighbours} and {own.support}"
             )
         near = neighbours_of(operators.adjacency.cpu())
-        _fill(self.near_index, near.index, 0)
-        _fill(self.near_absent, near.absent, True)
+        self._take("near_index", near.index, 0)
+        self._take("near_absent", near.absent, True)
         for i, matrix in enumerate(operators.up):
             index, weight = _rows(matrix)
-            _fill(self.get_buffer(f"up_index_{i}"), index, 0)
-            _fill(self.get_buffer(f"up_weight_{i}"), weight, 0)
+            self._take(f"up_index_{i}", index, 0)
+            self._take(f"up_weight_{i}", weight, 0)
         self._placed = True
 
     def neighbours(self, shared: int = 0) -> Neighbours:
@@ -139,6 +141,14 @@ class MeshLevels(nn.Module):
         parts = vertices.index_select(1, index.flatten()).unflatten(1, tuple(index.shape))
         return (parts * weight[..., None]).sum(2)
 
+    def _take(self, name: str, rows: Tensor, rest: float) -> None:
+        """Put rows into a buffer, filled up to its width where that is saved with the weights."""
+        old = self.get_buffer(name)
+        width = old.shape[1] if self.config.stored else rows.shape[1]
+        new = torch.full((len(rows), width), rest, dtype=old.dtype, device=old.device)
+        new[:, : rows.shape[1]] = rows.to(old.device, old.dtype)
+        setattr(self, name, new)
+
     def _check(self) -> None:
         if self._placed or self.near_absent.is_meta:
             return
@@ -148,12 +158,6 @@ class MeshLevels(nn.Module):
                 "published weight files do not hold: model.set_mesh(operators)"
             )
         self._placed = True
-
-
-def _fill(buffer: Tensor, value: Tensor, rest: float) -> None:
-    with torch.no_grad():
-        buffer.fill_(rest)
-        buffer[:, : value.shape[1]] = value.to(buffer.device, buffer.dtype)
 
 
 def _to_coo(matrix: Tensor) -> Tensor:

@@ -30,12 +30,14 @@ class MeshModelConfig:
     Attributes:
         tokens: How image tokens are reduced, or None (FastMETRO alone).
         regressor: What makes the mesh from joint tokens (TORE's GTR), or None for vertex tokens throughout.
+        fixed_by_name: A published file of other sizes (image tokens, layers) belongs to another preset.
     """
 
     encoder: EncoderConfig
     head: MeshHeadConfig
     tokens: TokensConfig | None = None
     regressor: RegressorConfig | None = None
+    fixed_by_name: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_mesh_parts(self.head, self.tokens, self.regressor)

@@ -18,6 +18,7 @@ from fasthmr.io.body_files import load_body_file
 from fasthmr.io.images import read_image
 from fasthmr.models.dense_keypoints import DenseKeypointsModel
 from fasthmr.models.human_fov import HumanFoV
+from fasthmr.models.mesh import MeshModel
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
 
@@ -30,6 +31,7 @@ DEFAULT_MODEL = "fasthmr_m_fast"
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".pkl", ".bin", ".tar")
 _GIVES = {
     "mesh": "body meshes",
+    "vertices": "vertices without a parametric body",
     "pose": "2D keypoints and no mesh",
     "intrinsics": "the field of view of a camera",
     "dense": "points of the body's surface and no pose",
@@ -210,7 +212,7 @@ def _kind(model: nn.Module) -> str:
     package = type(model).__module__.rpartition(".")[0]
     if package in ("fasthmr.encoders", "fasthmr.temporal"):
         return "features" if package == "fasthmr.encoders" else "motion"
-    kinds = {PoseModel: "pose", HumanFoV: "intrinsics", DenseKeypointsModel: "dense"}
+    kinds = {MeshModel: "vertices", PoseModel: "pose", HumanFoV: "intrinsics", DenseKeypointsModel: "dense"}
     return next((kind for known, kind in kinds.items() if isinstance(model, known)), "mesh")
 
 

@@ -16,7 +16,7 @@ from fasthmr.checkpoints.keymap import OWN_TABLE, KeyTable
 from fasthmr.checkpoints.loading import LoadPlan, build_model, plan_for_preset, plan_from_file
 from fasthmr.errors import UsageError, did_you_mean
 
-TrainedBody = Literal["free", "smpl", "smplx"]
+TrainedBody = Literal["free", "smpl", "smplx", "mano"]
 
 
 @runtime_checkable
@@ -38,12 +38,15 @@ class PublishedCount:
         gmacs: Multiply-accumulates for one picture or clip in billions as printed, or None.
         convention: "complete" counts all parameters and all products; "tables" counts as the papers' profiler
             does: no attention products, no bare parameters, but 4 per normalised element.
+        within: Difference in billions that the publication's own rounding and profiler leave; 0 where ours
+            must come out as printed.
     """
 
     source: str
     params: float | None = None
     gmacs: float | None = None
     convention: Literal["complete", "tables"] = "complete"
+    within: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,11 @@ class Preset:
         name: What users call it.
         config: Makes its configuration.
         description: One line for listings.
-        task: What the model gives: body meshes, 2D keypoints, points of the body's surface in 2D, the
-            intrinsics of a camera, or the motion of a clip.
+        task: What the model gives: body meshes, vertices without a parametric body, 2D keypoints, points of
+            the body's surface in 2D, the intrinsics of a camera, or the motion of a clip.
         layout: Key names of published checkpoints for it.
-        trained_body: Body that its shape coefficients mean: the one that comes with the package, SMPL or
-            SMPL-X.
+        trained_body: Body that its shape coefficients or vertices mean: the one that comes with the package,
+            SMPL, SMPL-X, or MANO's hand.
         published: Counts to compare ours with.
         made_from: Preset that this one was accelerated from.
     """
@@ -66,7 +69,7 @@ class Preset:
     name: str
     config: Callable[[], ModelConfig]
     description: str
-    task: Literal["mesh", "pose", "dense", "intrinsics", "motion"] = "mesh"
+    task: Literal["mesh", "vertices", "pose", "dense", "intrinsics", "motion"] = "mesh"
     layout: KeyTable = OWN_TABLE
     trained_body: TrainedBody = "free"
     published: tuple[PublishedCount, ...] = ()
