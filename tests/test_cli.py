@@ -535,9 +535,8 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert done.code == 0, done.err
     assert "fasthmr-demo" in done.last
     made = results(tmp_path / "fasthmr-demo")
-    assert made == {
-        f"{stem}.{end}" for stem in ("skier", "synthetic") for end in ("overlay.png", "glb", "npz")
-    }
+    wanted = {f"{stem}.{end}" for stem in ("skier", "synthetic", "walk") for end in ("glb", "npz", "bvh")}
+    assert made == wanted | {"skier.overlay.png", "synthetic.overlay.png", "walk.overlay.mp4"}
 
 
 def choice_full() -> object:

@@ -32,7 +32,7 @@ _REPORTS = {
 
 
 def demo(out: Path = Path("fasthmr-demo"), debug: bool = False) -> None:
-    """Run on the pictures that come with the package and write overlays, meshes and data.
+    """Run on the pictures and the clip that come with the package and write overlays, meshes and data.
 
     Args:
         out: Folder for the results.

@@ -1,4 +1,4 @@
-"""The pictures that come with the package, run through the default pipeline."""
+"""The pictures and the clip that come with the package, run through the default pipeline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from fasthmr.errors import UnsafeFileError
 from fasthmr.runtime.batch import predict_many
 from fasthmr.runtime.pipeline import Pipeline
-from fasthmr.runtime.sources import find_pictures
+from fasthmr.runtime.sources import find_sources
 
 
 def run_demo(out: Path, say: Callable[[str], None], pipeline: Pipeline | None = None) -> Path:
-    """Writes overlay, GLB and NPZ of the demo pictures.
+    """Writes overlay, GLB, NPZ and BVH of the demo pictures and the demo clip.
 
     Args:
         out: Folder for the results.
@@ -26,8 +26,8 @@ def run_demo(out: Path, say: Callable[[str], None], pipeline: Pipeline | None = 
     with as_file(files("fasthmr").joinpath("assets", "demo")) as folder:
         if not folder.is_dir():
             raise UnsafeFileError("assets/demo is missing from the package; reinstall fasthmr")
-        pictures = find_pictures([str(folder)]).pictures
-        for report in predict_many(pipeline or Pipeline(), pictures, out, ("overlay", "glb", "npz")):
+        found = find_sources([str(folder)]).items
+        for report in predict_many(pipeline or Pipeline(), found, out, ("overlay", "glb", "npz", "bvh")):
             if report.error is not None:
                 raise report.error
             for path in report.outputs:
