@@ -11,7 +11,7 @@ import math
 import pickle
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from fasthmr.io.inert import Encode, Record, Token, Unpickler, load, printable
 _MAX_SELECT_DEPTH = 4
 _MAX_DENSE_ELEMENTS = 2**26  # a sparse matrix may claim any shape; SMPL-X needs 55 * 10475
 _DTYPE_CODES = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"b1", "f2", "f4", "f8"}
+_OBJECT_CODES = ("O8", "O4", "O")
 _OLD_DTYPE_CODES = {"?": "b1", "d": "f8", "f": "f4", "l": "i8", "L": "u8", "q": "i8", "i": "i4", "I": "u4"}
 
 
@@ -50,6 +51,15 @@ class _Select(Record):
 
 class _Csc(Record):
     """`scipy.sparse.csc_matrix`: compressed sparse columns."""
+
+
+class SparseMatrix(NamedTuple):
+    """Entries of a sparse matrix; those given twice add up."""
+
+    shape: tuple[int, int]
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
 
 
 class _Reconstructor(Record):
@@ -99,6 +109,31 @@ def read_pickle(path: Path, *, wanted: Collection[str] | None = None) -> dict[st
     keys = [key for key in content if isinstance(key, str) and (wanted is None or key in wanted)]
     content = {key: content[key] for key in keys}
     return {key: _checked_array(content.pop(key), key, path) for key in keys}  # frees the raw text one by one
+
+
+def read_object_array(file: IO[bytes], key: str, path: Path, what: str) -> list[np.ndarray | SparseMatrix]:
+    """Entries of a pickled one-dimensional array of Python objects, each a numeric array or a sparse matrix.
+
+    Args:
+        key: What the array is called, for messages.
+        what: "mesh hierarchy" or the like, for messages.
+
+    Raises:
+        UnsafeFileError: As in `read_pickle`.
+    """
+    content = load(Unpickler(file, _GLOBALS), path, what)
+    try:
+        if not isinstance(content, _Array):
+            raise ValueError(f"it is a {type(content).__name__.lstrip('_')}, not an array")
+        _, shape, dtype, _, entries = _items(content.state, 5, "array state")
+        code = dtype.args[0] if isinstance(dtype, _Dtype) and dtype.args else None
+        if code not in _OBJECT_CODES or type(entries) is not list or _shape(shape) != (len(entries),):
+            raise ValueError("no list of objects")
+        return [_sparse(entry) if isinstance(entry, _Csc) else _evaluate(entry) for entry in entries]
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise UnsafeFileError(
+            f"{path}: '{printable(key)}' cannot be used: {printable(error, 160)}; download the file again"
+        ) from None
 
 
 def _checked_array(value: Any, key: str, path: Path) -> np.ndarray:
@@ -213,10 +248,18 @@ def _selected(record: _Select, depth: int) -> np.ndarray:
 
 def _dense(record: _Csc) -> np.ndarray:
     """Compressed sparse columns as a dense matrix; entries given twice add up."""
+    matrix = _sparse(record)
+    if math.prod(matrix.shape) > _MAX_DENSE_ELEMENTS:
+        raise ValueError(f"a sparse matrix of {matrix.shape[0]} x {matrix.shape[1]}")
+    dense = np.zeros(matrix.shape, dtype=matrix.values.dtype)
+    np.add.at(dense, (matrix.rows, matrix.columns), matrix.values)
+    return dense
+
+
+def _sparse(record: _Csc) -> SparseMatrix:
+    """Compressed sparse columns as single entries."""
     rows, columns = _items(_shape(_field(record, "_shape", "shape")), 2, "sparse shape")
     data, indices, indptr = (_evaluate(_field(record, name)) for name in ("data", "indices", "indptr"))
-    if rows * columns > _MAX_DENSE_ELEMENTS:
-        raise ValueError(f"a sparse matrix of {rows} x {columns}")
     if data.ndim != 1 or indices.shape != data.shape or indptr.shape != (columns + 1,):
         raise ValueError("a sparse matrix whose parts disagree")
     if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
@@ -227,6 +270,4 @@ def _dense(record: _Csc) -> np.ndarray:
         raise ValueError("a sparse matrix with wrong column starts")
     if indices.size and not 0 <= indices.min() <= indices.max() < rows:
         raise ValueError("a sparse matrix with row indices out of range")
-    dense = np.zeros((rows, columns), dtype=data.dtype)
-    np.add.at(dense, (indices, np.repeat(np.arange(columns), counts)), data)
-    return dense
+    return SparseMatrix((rows, columns), indices, np.repeat(np.arange(columns), counts), data)
