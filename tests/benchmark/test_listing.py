@@ -62,7 +62,7 @@ def test_table_fits_a_hundred_columns(rows) -> None:
     text = printed(list(rows.values()))
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    assert all(name in text for name in rows)
+    assert all(name[:24] in text for name in rows)  # longer ones go on in the next line
     assert "670.459 125.547  670.211  122.590" in text
     assert " yes " in text and "agrees" in text
 

@@ -108,12 +108,12 @@ class MeshLevels(nn.Module):
                 f"fine one, the model room for {own.neighbours} and {own.support}"
             )
         near = neighbours_of(operators.adjacency.cpu())
-        self._take("near_index", near.index, 0)
+        self._take("near_index", near.index, False)
         self._take("near_absent", near.absent, True)
         for i, matrix in enumerate(operators.up):
             index, weight = _rows(matrix)
-            self._take(f"up_index_{i}", index, 0)
-            self._take(f"up_weight_{i}", weight, 0)
+            self._take(f"up_index_{i}", index, False)
+            self._take(f"up_weight_{i}", weight, False)
         self._placed = True
 
     def neighbours(self, shared: int = 0) -> Neighbours:
@@ -141,7 +141,7 @@ class MeshLevels(nn.Module):
         parts = vertices.index_select(1, index.flatten()).unflatten(1, tuple(index.shape))
         return (parts * weight[..., None]).sum(2)
 
-    def _take(self, name: str, rows: Tensor, rest: float) -> None:
+    def _take(self, name: str, rows: Tensor, rest: bool) -> None:
         """Put rows into a buffer, filled up to its width where that is saved with the weights."""
         old = self.get_buffer(name)
         width = old.shape[1] if self.config.stored else rows.shape[1]

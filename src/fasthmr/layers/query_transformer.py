@@ -103,7 +103,7 @@ class ContextLayer(_Layer):
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], positions: Float[Tensor, "batch_or_1 tokens dim"]
+        self, x: Float[Tensor, "batch tokens dim"], positions: Float[Tensor, "#batch tokens dim"]
     ) -> Float[Tensor, "batch tokens dim"]:
         y = self.norm1(x)
         q, k = self.self_attn.project(y + positions, 0, 2)
@@ -133,10 +133,10 @@ class QueryLayer(_Layer):
 
     def read_context(
         self,
-        x: Float[Tensor, "batch_or_1 queries dim"],
-        q: Float[Tensor, "batch_or_1 heads queries head_dim"],
+        x: Float[Tensor, "#batch queries dim"],
+        q: Float[Tensor, "#batch heads queries head_dim"],
         context: Float[Tensor, "batch tokens dim"],
-        positions: Float[Tensor, "batch_or_1 tokens dim"],
+        positions: Float[Tensor, "#batch tokens dim"],
     ) -> Float[Tensor, "batch queries dim"]:
         """Tokens after the context and the feed-forward network, from what `before_context` gave."""
         (k,) = self.multihead_attn.project(context + positions, 1, 1)
@@ -205,7 +205,7 @@ class QueryTransformer(nn.Module):
         context: Float[Tensor, "batch tokens dim"],
         camera: Float[Tensor, "batch 1 dim"],
         queries: tuple[Float[Tensor, "_ dim"], ...] | Float[Tensor, "batch queries dim"],
-        positions: Float[Tensor, "*batch_or_none tokens dim"],
+        positions: Float[Tensor, "*samples tokens dim"],
         neighbours: Neighbours | None = None,
     ) -> tuple[
         Float[Tensor, "batch 1 dim"], Float[Tensor, "batch tokens dim"], Float[Tensor, "batch queries dim"]
