@@ -10,6 +10,7 @@ from fasthmr.acceleration.frames import load_frames
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.images import write_image
+from fasthmr.io.video import VideoWriter
 from fasthmr.reduction.mask_tokens import ellipse_in_crop
 from fasthmr.types import Detections
 
@@ -140,16 +141,33 @@ def test_masks_from_a_segmentation_model(parts, tmp_path, channels):
         load_frames(folder, parts, masks=str(segmentation_file(tmp_path / "seven.onnx", 7)), detector="full")
 
 
+def write_video(path: Path, frames: int) -> None:
+    with VideoWriter(path, 25.0, (48, 64)) as video:
+        for number in range(frames):
+            rgb = np.full((64, 48, 3), 40 * number, dtype=np.uint8)
+            video.write(rgb, number / 25)
+
+
+def test_people_of_videos(parts, tmp_path):
+    write_video(tmp_path / "a.mp4", 3)
+    lone = load_frames(tmp_path / "a.mp4", parts, detector=TwoPeople())
+    assert len(lone) == 6 and len(lone.picture_ids.unique()) == 3
+    write_video(tmp_path / "b.mp4", 2)
+    write_image(tmp_path / "c.png", np.zeros((64, 48, 3), dtype=np.uint8))
+    together = load_frames(tmp_path, parts, detector=TwoPeople())
+    assert torch.bincount(together.picture_ids).sort().values.tolist() == [2, 4, 6]
+    with pytest.raises(UsageError, match="cameras and streams"):
+        load_frames("0", parts)
+
+
 def test_folders_that_cannot_be_used(parts, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         load_frames(tmp_path / "nowhere", parts)
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="no pictures and no videos"):
         load_frames(tmp_path, parts)
     (tmp_path / "clip.mp4").write_bytes(b"video")
-    with pytest.raises(UsageError, match="videos are not supported yet"):
-        load_frames(tmp_path, parts)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none of 1 pictures can be read"):
+    with pytest.raises(InputError, match="none of 2 files can be read"):
         load_frames(tmp_path, parts, detector="full")
     write_image(tmp_path / "b.png", np.zeros((40, 30, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="nobody was found"):

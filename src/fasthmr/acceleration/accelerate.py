@@ -74,7 +74,7 @@ def accelerate(
 
     Args:
         model: Preset with weights, weight file, or a mesh model with ViT blocks.
-        frames: Folder, glob or list of pictures with people, or a folder of rendered records.
+        frames: Folder, glob or list of pictures and videos of people, or a folder of rendered records.
         max_error_mm: Allowed rise of the mean joint error (without labels: mean distance to the joints of the
             unmerged model) before healing. None asks for speed instead.
         target_speedup: The speed-up to reach, as measured here, with the least error.
@@ -89,8 +89,8 @@ def accelerate(
         out: Folder for weights, plan and report; None writes nothing.
 
     Raises:
-        UsageError: Options out of range, videos, or a model that cannot be merged.
-        InputError: Pictures or masks that cannot be used.
+        UsageError: Options out of range, or a model that cannot be merged.
+        InputError: Pictures, videos or masks that cannot be used.
     """
     config = AccelerateConfig(
         search=_asked(max_error_mm, target_speedup, tokens, masks),

@@ -1,4 +1,4 @@
-"""Crops of people to calibrate and to judge on: from a folder of pictures or of rendered records."""
+"""Crops of people to calibrate and to judge on: from pictures, videos or a folder of rendered records."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from torch import Tensor
 
 from fasthmr.acceleration.masks import CHOICES, NAMES, PictureMasks, crop_masks, picture_masks
 from fasthmr.acceleration.parts import ModelParts
+from fasthmr.acceleration.pictures import files_of, pictures_of
 from fasthmr.data.augment import RECORD_MARGIN, AugmentConfig, RecordStore, make_batch
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError, UsageError
 from fasthmr.geometry.cameras import bbox_info
 from fasthmr.geometry.crops import crop_pictures
-from fasthmr.io.images import read_image
 from fasthmr.reduction.mask_tokens import ellipse_in_crop
 from fasthmr.runtime.detect import Detector, load_detector
 from fasthmr.runtime.intrinsics import IntrinsicsEstimator
-from fasthmr.runtime.sources import VIDEO_SUFFIXES, find_pictures
+from fasthmr.runtime.sources import is_video
 from fasthmr.types import BodyParams, Crop
 
 _log = logging.getLogger(__name__)
 _BATCH = 64
+_FRAMES_OF_VIDEO = 200
 
 Labels = Literal["auto", "none"]
 
@@ -40,7 +41,7 @@ class Frames:
         masks: The person; None stands for no protection of anybody (plain token merging).
         joints: True joints in camera axes, metres; None where nobody knows them.
         bbox_info: Place of the crops in their cameras, for models that take it.
-        picture_ids: Which picture each was cut from.
+        picture_ids: Which picture or video each was cut from; frames of a lone video count as pictures.
         mask_source: Where the masks come from, in words.
         source: Folder.
     """
@@ -105,7 +106,9 @@ def load_frames(
     limit: int = 2048,
     seed: int = 0,
 ) -> Frames:
-    """People from a folder (file, glob, list) of pictures or a folder of rendered records.
+    """People from a folder (file, glob, list) of pictures and videos or a folder of rendered records.
+
+    Of a video, up to 200 frames spread over its length are read.
 
     Args:
         masks: "true": those of records; "ellipse" in the detection box; "self" where the model shall find
@@ -116,7 +119,7 @@ def load_frames(
         limit: Take at most this many people, chosen by `seed`.
 
     Raises:
-        UsageError: An unknown choice, or videos.
+        UsageError: An unknown choice, or a camera or stream.
         InputError: No pictures, none that can be read, nobody in them, or masks that do not fit.
     """
     if limit < 2:
@@ -205,7 +208,7 @@ def _picture_frames(
     limit: int,
     seed: int,
 ) -> Frames:
-    paths = list(_pictures_in(source))
+    paths = files_of(source)
     provider = picture_masks(masks, paths)
     find = load_detector(detector)
     model = parts.model
@@ -213,16 +216,9 @@ def _picture_frames(
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
     found: list[Frames] = []
     unreadable: list[str] = []
-    for index in order:
+    for index, path, rgb in pictures_of(paths, order, min(_FRAMES_OF_VIDEO, limit), unreadable):
         if sum(map(len, found)) >= limit:
             break
-        path = paths[index]
-        try:
-            rgb = read_image(path)
-        except InputError as error:
-            _log.warning("%s; left out", error)
-            unreadable.append(str(error))
-            continue
         people = find(rgb)
         if not len(people.scores):
             continue
@@ -232,7 +228,7 @@ def _picture_frames(
         )
         info = None
         if parts.takes_camera:
-            camera = cameras.for_picture(rgb, path)
+            camera = cameras.for_picture(rgb, None if is_video(path) else path)
             count = len(boxes)
             info = bbox_info(
                 crop.box_center,
@@ -252,8 +248,10 @@ def _picture_frames(
         )
     if not found:
         if len(unreadable) == len(paths):
-            raise InputError(f"{source}: none of {len(paths)} pictures can be read; first: {unreadable[0]}")
-        raise InputError(f"{source}: nobody was found in {len(paths)} pictures; give pictures of people")
+            raise InputError(f"{source}: none of {len(paths)} files can be read; first: {unreadable[0]}")
+        raise InputError(
+            f"{source}: nobody was found in {len(paths)} files; give pictures or videos of people"
+        )
     return _join(found).rows(slice(limit))
 
 
@@ -267,23 +265,6 @@ def _masks(
     else:
         square = crop_masks(provider(path, rgb), boxes, parts.crop_size, parts.model.crop_aspect)
     return parts.model.picture_mask(square) > 0
-
-
-def _pictures_in(source: str) -> tuple[Path, ...]:
-    folder = Path(source)
-    try:
-        if folder.is_dir():
-            suffixes = {path.suffix.lower() for path in folder.iterdir()}
-            if suffixes and suffixes <= VIDEO_SUFFIXES:
-                raise UsageError(f"{source}: videos are not supported yet; extract pictures from them first")
-        elif not folder.exists() and not folder.suffix and not set(source) & set("*?["):
-            raise InputError(f"{source}: no such folder; give a folder with pictures of people")
-        found = find_pictures([source])
-    except PermissionError as error:
-        raise InputError(f"{source}: cannot be read ({error}); check its permissions") from error
-    if found.skipped_videos:
-        _log.warning("videos are not supported yet; left out: %d", len(found.skipped_videos))
-    return found.pictures
 
 
 def _join(found: list[Frames]) -> Frames:
