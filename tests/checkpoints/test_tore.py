@@ -57,7 +57,8 @@ def test_names_are_the_published_ones():
     } <= names  # fmt: skip
     assert {
         "token_selector_fc.weight", "layer_norm.bias", "vertex_token_embed.weight",
-        "transformer_3.decoder.layers.0.multihead_attn.in_proj_bias", "xyz_regressor_v.weight", "dim_reduce_enc.bias",
+        "transformer_3.decoder.layers.0.multihead_attn.in_proj_bias",
+        "xyz_regressor_v.weight", "dim_reduce_enc.bias",
     } <= published(REDUCED).keys()  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fasthmr.errors import UsageError
+from fasthmr.layers.constant import WeightConstant
 from fasthmr.layers.neighbours import Neighbours, neighbours_of
 
 
@@ -84,6 +85,7 @@ class MeshLevels(nn.Module):
             self._keep(f"up_index_{i}", torch.zeros(fine, config.support, dtype=torch.int64))
             self._keep(f"up_weight_{i}", torch.zeros(fine, config.support))
         self._placed = False
+        self._dense: WeightConstant[Tensor] = WeightConstant()
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=self.config.stored)
@@ -123,7 +125,10 @@ class MeshLevels(nn.Module):
             UsageError: The mesh is not known yet.
         """
         self._check()
-        return Neighbours(index=self.near_index, absent=self.near_absent, shared=shared)
+        plain = Neighbours(index=self.near_index, absent=self.near_absent, shared=shared)
+        buffers = (self.near_index, self.near_absent)
+        dense = self._dense.get(plain.allowed, buffers, training=False, about=shared)
+        return replace(plain, dense=dense)
 
     def adjacency(self) -> Bool[Tensor, "coarse coarse"]:
         """The same as pairs, with the diagonal."""

@@ -18,14 +18,18 @@ class Neighbours:
         index: For each query after the shared ones, whom it reads, counted after the shared ones; itself too.
         absent: True where a row of `index` is only filled up.
         shared: Queries in front that read all and are read by all (joint tokens).
+        dense: What `allowed` gives, where somebody keeps it.
     """
 
     index: Int[Tensor, "vertices most"]
     absent: Bool[Tensor, "vertices most"]
     shared: int = 0
+    dense: Bool[Tensor, "queries queries"] | None = None
 
     def allowed(self) -> Bool[Tensor, "queries queries"]:
         """The same as a dense mask, true where a row may read a column."""
+        if self.dense is not None:
+            return self.dense
         vertices = len(self.index)
         near = torch.zeros(vertices, vertices + 1, dtype=torch.bool, device=self.index.device)
         near.scatter_(1, torch.where(self.absent, vertices, self.index), True)
@@ -34,6 +38,10 @@ class Neighbours:
         )
         mask[self.shared :, self.shared :] = near[:, :vertices]
         return mask
+
+
+NARROW = 16
+"""Width of a head up to which gathering neighbours is faster than scores of all pairs (measured on a CPU)."""
 
 
 def neighbours_of(adjacency: Bool[Tensor, "vertices vertices"], shared: int = 0) -> Neighbours:

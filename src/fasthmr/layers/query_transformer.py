@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.layers.constant import WeightConstant
-from fasthmr.layers.neighbours import Neighbours, neighbour_attention
+from fasthmr.layers.neighbours import NARROW, Neighbours, neighbour_attention
 
 
 def sine_positions(rows: int, columns: int, dim: int) -> Float[Tensor, "tokens dim"]:
@@ -65,9 +65,13 @@ class QueryAttention(nn.Module):
         v: Float[Tensor, "batch heads tokens head_dim"],
         neighbours: Neighbours | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Attend, to allowed pairs alone where `neighbours` are given."""
+        """Attend, to allowed pairs alone where `neighbours` are given.
+
+        Scores of forbidden pairs are left out for narrow heads, and masked for wide ones, where that is
+        faster.
+        """
         dropout = self.dropout if self.training else 0.0
-        if neighbours is not None and not dropout:
+        if neighbours is not None and not dropout and q.shape[-1] <= NARROW:
             mixed = neighbour_attention(q, k, v, neighbours)
         else:
             mask = None if neighbours is None else neighbours.allowed()
