@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fasthmr.benchmark.counters import count
+from fasthmr.checkpoints.config_json import config_from_json, config_to_json
 from fasthmr.encoders.efficientnet import EfficientNetConfig, SameConv2d
 from fasthmr.encoders.registry import encoder_config
 
@@ -77,6 +78,22 @@ def test_published_counts_and_sizes():
     counts = count(encoder_config("efficientnet_b0"))
     assert counts.params == 5_288_548
     assert counts.macs == pytest.approx(0.385e9, abs=0.001e9)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50", "hrnet_w40"])
+def test_configuration_as_text(name):
+    config = encoder_config(name)
+    assert config_from_json(config_to_json(config)) == config
+
+
+@pytest.mark.compile
+def test_export_agrees_with_eager():
+    torch.manual_seed(0)
+    net = TINY.build().eval()
+    exported = torch.export.export(net, (pictures(1),)).module()
+    with torch.no_grad():
+        for ours, theirs in zip(net(pictures(1)), exported(pictures(1)), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_unusable_configs():
