@@ -10,6 +10,7 @@ from scipy import sparse
 
 from fasthmr.errors import InputError, UnsafeFileError
 from fasthmr.io.hierarchy_files import load_hierarchy, save_hierarchy
+from tests.io.attacks import fuzz
 
 SIZES = (12, 6, 3)
 
@@ -128,6 +129,18 @@ def test_bad_arrays(tmp_path, key, value):
     save_file(load_file(tmp_path / "own.safetensors") | {key: value}, tmp_path / "bad.safetensors")
     with pytest.raises(UnsafeFileError, match="not a usable mesh hierarchy"):
         load_hierarchy(tmp_path / "bad.safetensors")
+
+
+def test_damaged_files_are_refused_and_nothing_else_happens(tmp_path):
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    path, parts = published(tmp_path)
+    (seeds / "stored.npz").write_bytes(path.read_bytes())
+    np.savez_compressed(seeds / "packed.npz", **parts)
+    save_hierarchy(load_hierarchy(path), seeds / "own.safetensors")
+    read = "lambda path: run(path, path.with_name('result'))"
+    refused, _ = fuzz(seeds, "fasthmr.io.hierarchy_reader", read, 2.0)
+    assert refused > 20
 
 
 def test_no_file_and_no_hierarchy(tmp_path):

@@ -7,6 +7,7 @@ Started by `fasthmr.io.hierarchy_files` through `fasthmr.io.isolated`. The publi
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import zipfile
 import zlib
@@ -24,6 +25,10 @@ from fasthmr.io.restricted_pickle import SparseMatrix, read_object_array
 WHAT = "mesh hierarchy"
 MAX_FILE_BYTES = 128 * 1024**2
 MAX_LEVELS, MAX_VERTICES, MAX_FACES = 8, 2**20, 2**22
+_READ_ERRORS = (
+    *(OSError, ValueError, EOFError, RuntimeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 LIMITS = Limits(memory_bytes=2 * 1024**3, cpu_seconds=60, wall_seconds=90)
 
 
@@ -66,7 +71,7 @@ def _from_published(path: Path) -> dict[str, np.ndarray]:
             if sum(members[key].file_size for key in wanted) > MAX_FILE_BYTES:
                 raise UnsafeFileError(f"{path}: unpacks to more than {MAX_FILE_BYTES >> 20} MiB")
             content = {key: _member(archive.read(members[key]), key, path) for key in wanted}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+    except _READ_ERRORS as error:
         raise UnsafeFileError(f"{path}: not a usable archive ({str(error)[:200]})") from None
     try:
         return _ours(content)
