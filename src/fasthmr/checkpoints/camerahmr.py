@@ -8,7 +8,7 @@ from fasthmr.checkpoints.decoder_keys import decoder_renames, decoder_sizes
 from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
 from fasthmr.checkpoints.plain_vit import VIT_BY_WIDTH, vit_from_shapes
-from fasthmr.checkpoints.trunks import hrnet_from_shapes
+from fasthmr.checkpoints.trunks import first_axis, hrnet_from_shapes
 from fasthmr.heads.dense_keypoints import DenseKeypointsHeadConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.heads.smplx import SMPLXHeadConfig
@@ -43,11 +43,6 @@ HUMAN_FOV_TABLE = KeyTable(
 )
 
 
-def _size(shapes: Shapes, key: str) -> int:
-    """Length of the first axis of a tensor, 0 where the file has no such tensor."""
-    return next(iter(shapes.get(key, ())), 0)
-
-
 def _token_dim(shapes: Shapes, head: str) -> int:
     """Numbers that the query token of a published head is made from."""
     shape = shapes.get(f"{head}.transformer.to_token_embedding.weight", ())
@@ -56,7 +51,7 @@ def _token_dim(shapes: Shapes, head: str) -> int:
 
 def _estimate(shapes: Shapes, head: str) -> int:
     """Numbers that a published head estimates."""
-    return sum(_size(shapes, f"{head}.{name}.bias") for name in _READOUTS)
+    return sum(first_axis(shapes, f"{head}.{name}.bias") for name in _READOUTS)
 
 
 def _has_encoder(shapes: Shapes) -> bool:
@@ -71,9 +66,9 @@ def smpl_head_from_shapes(shapes: Shapes) -> SMPLHeadConfig:
     """
     return SMPLHeadConfig(
         **decoder_sizes(shapes, "smpl_head"),
-        joints=_size(shapes, "smpl_head.decpose.bias") // 6,
-        num_betas=_size(shapes, "smpl_head.decshape.bias"),
-        aux_keypoints=_size(shapes, "smpl_head.deckp.bias") // 2,
+        joints=first_axis(shapes, "smpl_head.decpose.bias") // 6,
+        num_betas=first_axis(shapes, "smpl_head.decshape.bias"),
+        aux_keypoints=first_axis(shapes, "smpl_head.deckp.bias") // 2,
         token_input="camera",
     )
 
@@ -86,9 +81,9 @@ def smplx_head_from_shapes(shapes: Shapes) -> SMPLXHeadConfig:
     """
     return SMPLXHeadConfig(
         **decoder_sizes(shapes, "smplx_head"),
-        joints=_size(shapes, "smplx_head.decpose.bias") // 6,
-        num_betas=_size(shapes, "smplx_head.decshape.bias"),
-        hand_joints=_size(shapes, "smplx_head.dechandpose.bias") // 12,
+        joints=first_axis(shapes, "smplx_head.decpose.bias") // 6,
+        num_betas=first_axis(shapes, "smplx_head.decshape.bias"),
+        hand_joints=first_axis(shapes, "smplx_head.dechandpose.bias") // 12,
     )
 
 
@@ -98,7 +93,7 @@ def dense_keypoints_head_from_shapes(shapes: Shapes) -> DenseKeypointsHeadConfig
     Raises:
         CheckpointMismatch: The shapes are of no such head.
     """
-    points = _size(shapes, "head.dec_kp.bias") // 3
+    points = first_axis(shapes, "head.dec_kp.bias") // 3
     return DenseKeypointsHeadConfig(**decoder_sizes(shapes, "head"), points=points)
 
 
@@ -108,7 +103,9 @@ def human_fov_config(shapes: Shapes) -> HumanFoVConfig:
     Raises:
         CheckpointMismatch: A part of it is missing.
     """
-    return HumanFoVConfig(backbone=hrnet_from_shapes(shapes, "backbone."), hidden=_size(shapes, "fc1.bias"))
+    return HumanFoVConfig(
+        backbone=hrnet_from_shapes(shapes, "backbone."), hidden=first_axis(shapes, "fc1.bias")
+    )
 
 
 def _smpl_config(shapes: Shapes, path: Path) -> CameraHMRConfig:

@@ -107,15 +107,15 @@ def hrnet_from_shapes(shapes: Shapes, prefix: str = "") -> HRNetConfig:
     if absent:
         raise CheckpointMismatch(f"not an HRNet: the file has no {', '.join(absent)}")
     config = HRNetConfig(
-        width=_size(shapes, f"{branch}0.conv1.weight"),
+        width=first_axis(shapes, f"{branch}0.conv1.weight"),
         modules=(counted["stage2"], counted["stage3"], counted["stage4"]),
         blocks=counted["blocks"],
         bottlenecks=counted["layer1"],
-        stem=_size(shapes, f"{prefix}conv1.weight"),
+        stem=first_axis(shapes, f"{prefix}conv1.weight"),
     )
     if f"{prefix}incre_modules.0.0.conv1.weight" not in shapes:
         return config
-    return replace(config, features=_size(shapes, f"{prefix}final_layer.0.bias"), image_size=(224, 224))
+    return replace(config, features=first_axis(shapes, f"{prefix}final_layer.0.bias"), image_size=(224, 224))
 
 
 def numbered(shapes: Shapes, start: str) -> int:
@@ -124,7 +124,7 @@ def numbered(shapes: Shapes, start: str) -> int:
     return len({found[1] for key in shapes if (found := pattern.match(key))})
 
 
-def _size(shapes: Shapes, key: str) -> int:
+def first_axis(shapes: Shapes, key: str) -> int:
     """Length of the first axis of a tensor, 0 where the file has no such tensor."""
     return next(iter(shapes.get(key, ())), 0)
 
