@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fasthmr.benchmark.counters import count
+from fasthmr.body.hierarchy import build_hierarchy
 from fasthmr.checkpoints.config_json import config_from_json, config_to_json
 from fasthmr.encoders.resnet import ResNetConfig
 from fasthmr.errors import UsageError
@@ -15,7 +16,7 @@ from fasthmr.heads.fastmetro import FastMetroHeadConfig
 from fasthmr.heads.mesh_parameters import MeshParametersConfig, nearest_rotations
 from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.layers.mesh_levels import MeshLevelsConfig, MeshOperators
-from fasthmr.models.mesh import MeshModelConfig, build_mesh_head
+from fasthmr.models.mesh import MeshModelConfig, build_mesh_head, mesh_operators
 from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRConfig
 from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
@@ -117,6 +118,23 @@ def test_parts_that_do_not_go_together():
         model(torch.randn(1, 3, 96, 96))
     with pytest.raises(UsageError, match=r"set_mesh\(operators, template\)"):
         CONFIGS["metro"].build().set_mesh(operators())
+
+
+def test_hierarchies_of_any_mesh_fit():
+    rows, columns = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
+    plane = torch.stack([rows, columns, (rows * columns) % 5], dim=-1).flatten(0, 1).float()
+    corner = (rows[:-1, :-1] * 9 + columns[:-1, :-1]).flatten()
+    lower, upper = (corner, corner + 1, corner + 9), (corner + 1, corner + 10, corner + 9)
+    faces = torch.cat([torch.stack(lower, 1), torch.stack(upper, 1)])
+    hierarchy = build_hierarchy(plane, faces, levels=3)
+    mesh = mesh_operators(hierarchy)
+    config = replace(CONFIGS["gtr"], head=replace(FAST, learned_levels=0, mesh=mesh.config()))
+    model = config.build().eval()
+    model.set_mesh(mesh)
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 64, 64))
+    assert [level.shape[1] for level in output.vertices] == list(hierarchy.sizes[::-1])
+    assert torch.allclose(output.vertices[-1], hierarchy.upsample(output.vertices[0]), atol=1e-5)
 
 
 def test_nearest_rotations():

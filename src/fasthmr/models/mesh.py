@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.body.hierarchy import MeshHierarchy
 from fasthmr.encoders.registry import EncoderConfig
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHead, MetroHeadConfig
@@ -112,7 +113,7 @@ class MeshModel(nn.Module):
         self.crop_size = config.encoder.image_size[0]
 
     def set_mesh(self, operators: MeshOperators, template: Float[Tensor, "points 3"] | None = None) -> None:
-        """Take over the mesh of the body, and for METRO the body at rest (`rest_template`).
+        """Take over the mesh (`mesh_operators`), and for METRO the body at rest (`rest_template`).
 
         Raises:
             UsageError: They are of another body.
@@ -141,6 +142,11 @@ class MeshModel(nn.Module):
         if mask is not None:
             raise ValueError("FastMETRO hides no tokens; mask is METRO's")
         return self.head(features)
+
+
+def mesh_operators(hierarchy: MeshHierarchy) -> MeshOperators:
+    """What a head needs of a mesh hierarchy; of a published hand file its first two levels."""
+    return MeshOperators(adjacency=hierarchy.adjacency(), up=hierarchy.coarsest_first())
 
 
 BODY_JOINTS_OF_17 = (3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10)
