@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from fasthmr.geometry.quaternions import quat_multiply, quat_to_vector, turn_quat
 from fasthmr.geometry.rotations import axis_angle_to_rotmat, geodesic_angle, rotmat_to_quat_wxyz
-from fasthmr.temporal.smoothing import OneEuroConfig, OneEuroFilter, SavitzkyGolay
+from fasthmr.temporal.smoothing import OneEuroConfig, OneEuroFilter, SavitzkyGolay, median_shape
 from fasthmr.types import BodyParams, MotionTrack
 
 FRAMES, JOINTS = 90, 24
@@ -211,3 +211,26 @@ def test_impossible_windows_are_refused() -> None:
     for options in ({"window": 10}, {"window": 3, "order": 3}):
         with pytest.raises(ValueError, match="window"):
             SavitzkyGolay(**options)
+
+
+def test_shape_that_is_stored_once_stays():
+    shape = torch.randn(1, 10, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(median_shape(shape.expand(36, -1)), shape.expand(36, -1))
+
+
+def test_place_alone_is_smoothed_as_with_the_rest():
+    generator = torch.Generator().manual_seed(0)
+    transl = torch.tensor([0.1, 0.2, 4.0]) + 0.05 * torch.randn(30, 3, generator=generator)
+    eye = torch.eye(3).expand(30, 24, 3, 3)
+    track = MotionTrack(
+        params=BodyParams(
+            global_orient=eye[:, :1], body_pose=eye[:, 1:], betas=torch.zeros(30, 10), transl=transl
+        ),
+        times=torch.arange(30) / 30,
+        boxes_xyxy=torch.zeros(30, 4),
+        scores=torch.ones(30),
+    )
+    smooth = SavitzkyGolay()
+    whole = smooth(track).params.transl
+    assert whole is not None and torch.allclose(smooth.place(transl, track.times), whole, atol=1e-6)
+    assert torch.equal(smooth.place(transl[:2], track.times[:2]), transl[:2])

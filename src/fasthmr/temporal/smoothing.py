@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fasthmr.geometry.quaternions import quat_to_vector, turn_quat
@@ -61,7 +61,7 @@ class OneEuroFilter:
         """The whole track at once; its shape is the median of all frames."""
         smooth = self.stepper()(track)
         return dataclasses.replace(
-            smooth, params=dataclasses.replace(smooth.params, betas=_median_shape(track.params.betas))
+            smooth, params=dataclasses.replace(smooth.params, betas=median_shape(track.params.betas))
         )
 
     def stepper(self) -> OneEuroStepper:
@@ -154,10 +154,8 @@ class SavitzkyGolay:
         given = _Motion.of(track)
         size = min(self.window, frames - (frames + 1) % 2)
         if size <= self.order:
-            return _with_motion(track, given, _median_shape(track.params.betas))
-        first = (torch.arange(frames) - size // 2).clamp(0, frames - size)
-        rows = first[:, None] + torch.arange(size)
-        weights = self._weights(track.times[rows] - track.times[:, None])
+            return _with_motion(track, given, median_shape(track.params.betas))
+        rows, weights = self._fits(track.times, size)
         quats = torch.empty_like(given.quats)
         for some in torch.arange(frames).split(_FRAMES_AT_ONCE):
             centre = given.quats[some]
@@ -165,7 +163,26 @@ class SavitzkyGolay:
             quats[some] = turn_quat(centre, (weights[some][..., None, None] * steps).sum(1))
         place = (weights[..., None] * given.place[rows]).sum(1)
         smooth = _Motion(times=given.times, quats=quats, place=place)
-        return _with_motion(track, smooth, _median_shape(track.params.betas))
+        return _with_motion(track, smooth, median_shape(track.params.betas))
+
+    def place(
+        self, transl: Float[Tensor, "frames 3"], times: Float[Tensor, "frames"]
+    ) -> Float[Tensor, "frames 3"]:
+        """The place alone, as the filter smooths it."""
+        frames = len(times)
+        size = min(self.window, frames - (frames + 1) % 2)
+        if size <= self.order:
+            return transl
+        rows, weights = self._fits(times, size)
+        return _from_place((weights[..., None] * _to_place(transl)[rows]).sum(1))
+
+    def _fits(
+        self, times: Float[Tensor, "frames"], size: int
+    ) -> tuple[Int[Tensor, "frames size"], Float[Tensor, "frames size"]]:
+        """The frames around each frame, and what each of them adds to it."""
+        first = (torch.arange(len(times)) - size // 2).clamp(0, len(times) - size)
+        rows = first[:, None] + torch.arange(size)
+        return rows, self._weights(times[rows] - times[:, None])
 
     def _weights(self, seconds: Float[Tensor, "frames window"]) -> Float[Tensor, "frames window"]:
         """What each frame of a window adds to the value of the polynomial at time zero."""
@@ -191,11 +208,10 @@ class _Motion:
     def of(cls, track: MotionTrack) -> _Motion:
         params = track.params
         assert params.transl is not None
-        depth = params.transl[:, 2:].clamp(min=_NEAREST)
         return cls(
             times=track.times,
             quats=rotmat_to_quat_wxyz(torch.cat([params.global_orient, params.body_pose], dim=1)),
-            place=torch.cat([params.transl[:, :2] / depth, depth.log()], dim=1),
+            place=_to_place(params.transl),
         )
 
     def frame(self, index: int) -> _Motion:
@@ -214,18 +230,32 @@ def _with_motion(
     track: MotionTrack, motion: _Motion, betas: Float[Tensor, "frames num_betas"]
 ) -> MotionTrack:
     rotations = quat_wxyz_to_rotmat(motion.quats)
-    depth = motion.place[:, 2:].exp()
     params = BodyParams(
         global_orient=rotations[:, :1],
         body_pose=rotations[:, 1:],
         betas=betas,
-        transl=torch.cat([motion.place[:, :2] * depth, depth], dim=1),
+        transl=_from_place(motion.place),
     )
     return dataclasses.replace(track, params=params)
 
 
-def _median_shape(betas: Float[Tensor, "frames num_betas"]) -> Float[Tensor, "frames num_betas"]:
-    return betas.median(0).values.expand_as(betas) if len(betas) else betas
+def _to_place(transl: Float[Tensor, "frames 3"]) -> Float[Tensor, "frames 3"]:
+    """x / z, y / z and log z."""
+    depth = transl[:, 2:].clamp(min=_NEAREST)
+    return torch.cat([transl[:, :2] / depth, depth.log()], dim=1)
+
+
+def _from_place(place: Float[Tensor, "frames 3"]) -> Float[Tensor, "frames 3"]:
+    depth = place[:, 2:].exp()
+    return torch.cat([place[:, :2] * depth, depth], dim=1)
+
+
+def median_shape(betas: Float[Tensor, "frames num_betas"]) -> Float[Tensor, "frames num_betas"]:
+    """One shape for all frames."""
+    if not len(betas):
+        return betas
+    own = betas.contiguous()  # torch 2.13 gives garbage for the median of an expanded tensor
+    return own.median(0).values.expand_as(betas)
 
 
 def _share(cutoff: float | Tensor, seconds: float) -> Tensor:
