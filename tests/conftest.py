@@ -78,3 +78,36 @@ def make_picture():
         return path
 
     return make
+
+
+_FEATURES = 5
+
+
+@pytest.fixture(scope="session")
+def motion_track():
+    """Makes tracks of a pose that hardly moves, four metres away, read with errors."""
+    import torch
+
+    from fasthmr.geometry.rotations import axis_angle_to_rotmat
+    from fasthmr.types import BodyParams, MotionTrack
+
+    def track(frames: int, seed: int = 0, jitter: float = 0.0, fps: float = 30.0) -> MotionTrack:
+        generator = torch.Generator().manual_seed(seed)
+        pose = 0.3 * torch.randn(1, 24, 3, generator=generator)
+        pose = pose + 0.1 * torch.sin(torch.arange(frames)[:, None, None] / 20)
+        rotmats = axis_angle_to_rotmat(pose + jitter * torch.randn(frames, 24, 3, generator=generator))
+        return MotionTrack(
+            params=BodyParams(
+                global_orient=rotmats[:, :1],
+                body_pose=rotmats[:, 1:],
+                betas=torch.randn(1, 10, generator=generator).expand(frames, -1),
+                transl=torch.tensor([0.2, 0.1, 4.0]).expand(frames, -1)
+                + 0.1 * jitter * torch.randn(frames, 3, generator=generator),
+            ),
+            times=torch.arange(frames) / fps,
+            boxes_xyxy=torch.tensor([10.0, 10.0, 90.0, 190.0]).expand(frames, -1),
+            scores=torch.ones(frames),
+            features=torch.randn(frames, _FEATURES, generator=generator),
+        )
+
+    return track

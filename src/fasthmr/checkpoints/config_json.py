@@ -23,6 +23,7 @@ from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
 from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 from fasthmr.models.mesh import MeshModelConfig
+from fasthmr.models.motion_decoder import MotionDecoderConfig
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.models.reduced import ReducedEncoderConfig
@@ -38,7 +39,9 @@ from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.diffusion_decoder import DiffusionDecoderConfig
 from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
 from fasthmr.temporal.motion_vae import MotionVAEConfig
+from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
+from fasthmr.temporal.smoothing import SavitzkyGolay
 
 _MAX_NUMBER = 2**20
 """No size of a model is larger; a stranger's file must not make us count any further."""
@@ -78,14 +81,17 @@ def config_from_json(text: str) -> Any:
         MeshModelConfig,
         MeshParametersConfig,
         MetroHeadConfig,
+        MotionDecoderConfig,
         MotionPriorConfig,
         MotionVAEConfig,
         NSRConfig,
+        PatchDenoiserConfig,
         PatchVAEConfig,
         PoseConfig,
         ReducedEncoderConfig,
         SMPLHeadConfig,
         SMPLXHeadConfig,
+        SavitzkyGolay,
         SelfMaskConfig,
         TokenBudget,
         TokenLearnerConfig,

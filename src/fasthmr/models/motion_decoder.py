@@ -1,0 +1,250 @@
+"""Smooth motion from an image model's readings of a clip: FastHMR's one-step diffusion decoder as a filter.
+
+The paper (arXiv 2510.10868, sec. 3.3) makes a clip's motion from the features of its frames alone. Ours, of
+the form "correction", also reads the poses that the image model found, as numbers of each frame and as
+latents of the motion prior, and makes the difference to the latents of the true motion. Knowing nothing it
+changes nothing, so that it learns from few clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fasthmr.models.motion_prior import CHANNELS, MotionPrior, MotionPriorConfig
+from fasthmr.temporal.diffusion import DiffusionSchedule
+from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
+from fasthmr.temporal.patch_vae import PatchVAEConfig
+from fasthmr.temporal.representation import Standardiser, sample_frames
+from fasthmr.temporal.smoothing import SavitzkyGolay, median_shape
+from fasthmr.temporal.windows import OVERLAP, join_windows, split_windows
+from fasthmr.types import BodyParams, MotionTrack
+
+FRAME_RATE = 30.0
+"""Frames per second of the clips that the model was trained on."""
+
+_RATES = (22.0, 40.0)
+"""Videos with other rates are brought to `FRAME_RATE` and back; training warps time by as much."""
+
+_PLACE_CHANNELS = 4
+_SHORTEST = 9
+_NEAREST = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionDecoderConfig:
+    """Parts of a `MotionDecoder`.
+
+    Attributes:
+        features: Numbers of the image model's feature of a frame.
+        form: "correction" (ours) or "features" (the paper's), see above.
+        place: Filter of the place.
+    """
+
+    prior: MotionPriorConfig
+    denoiser: PatchDenoiserConfig
+    schedule: DiffusionSchedule = field(default_factory=DiffusionSchedule)
+    features: int = 268
+    form: Literal["correction", "features"] = "correction"
+    place: SavitzkyGolay = field(default_factory=SavitzkyGolay)
+
+    def __post_init__(self) -> None:
+        vae, denoiser = self.prior.vae, self.denoiser
+        if not isinstance(vae, PatchVAEConfig):
+            raise ValueError("MotionDecoderConfig: the denoiser makes latents of stretches, the VAE others")
+        if self.form not in ("correction", "features"):
+            raise ValueError(f"MotionDecoderConfig: form '{self.form}' is neither correction nor features")
+        ours = denoiser.latents, denoiser.patch, denoiser.latent_dim
+        if ours != (vae.latents, vae.patch, vae.width):
+            raise ValueError(
+                f"MotionDecoderConfig: the denoiser makes {ours[0]} latents of {ours[1]} frames and "
+                f"{ours[2]} numbers, the VAE reads {vae.latents} of {vae.patch} frames and {vae.width}"
+            )
+        if denoiser.condition_dim != self.condition_dim:
+            raise ValueError(
+                f"MotionDecoderConfig: {self.condition_dim} numbers are known about a frame, the denoiser "
+                f"reads {denoiser.condition_dim}"
+            )
+
+    @property
+    def side_dim(self) -> int:
+        """Numbers of a frame beside its pose: shape, place and score, features."""
+        return self.prior.num_betas + _PLACE_CHANNELS + self.features
+
+    @property
+    def condition_dim(self) -> int:
+        """Numbers that the denoiser reads of a frame."""
+        if self.form == "features":
+            return self.features
+        return CHANNELS[self.prior.representation] + self.side_dim
+
+    def build(self) -> MotionDecoder:
+        return MotionDecoder(self)
+
+
+class MotionDecoder(nn.Module):
+    """A motion filter; the weights hold the motion prior, too.
+
+    Attributes:
+        takes_features: What tells a pipeline to hand over the features of the image model.
+        no_features: What stands for the features of frames that have none, standardised.
+        target_mean, target_std: What latents, or differences of latents, are standardised with.
+    """
+
+    takes_features = True
+    target_mean: Float[Tensor, "latent_dim"]
+    target_std: Float[Tensor, ""]
+
+    def __init__(self, config: MotionDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.prior: MotionPrior = config.prior.build()
+        self.denoiser = config.denoiser.build()
+        self.side = Standardiser(config.side_dim)
+        self.no_features = nn.Parameter(torch.zeros(config.features))
+        self.register_buffer("target_mean", torch.zeros(config.denoiser.latent_dim))
+        self.register_buffer("target_std", torch.ones(()))
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a pose."""
+        return CHANNELS[self.config.prior.representation]
+
+    def frame_numbers(self, track: MotionTrack) -> Float[Tensor, "frames numbers"]:
+        """What is known about the frames of a track: standardised pose, shape, place, score, features.
+
+        Features that are missing, or of another size, become `nan`, which stands for none.
+        """
+        params, config = track.params, self.config
+        assert params.transl is not None
+        betas = median_shape(self._betas(params.betas))
+        pose = self.prior.numbers(dataclasses.replace(params, betas=betas))
+        depth = params.transl[:, 2:].clamp(min=_NEAREST)
+        place = torch.cat([params.transl[:, :2] / depth, depth.log(), track.scores[:, None]], dim=1)
+        features = track.features
+        if features is None or features.shape[1] != config.features:
+            features = torch.full((len(pose), config.features), torch.nan)
+        side = torch.cat([betas, place, features], dim=1).to(pose)
+        return torch.cat([pose, self.side.normalise(side)], dim=1)
+
+    def denoise(
+        self,
+        numbers: Float[Tensor, "batch frames numbers"],
+        condition_mask: Bool[Tensor, "batch frames"] | None = None,
+        noise: Float[Tensor, "batch latents latent_dim"] | None = None,
+        steps: int = 1,
+    ) -> Float[Tensor, "batch latents latent_dim"]:
+        """Latents of the motion.
+
+        Args:
+            numbers: From `frame_numbers`.
+            condition_mask: False for frames that are not to be read.
+            noise: To start from; zeros if None, so that results repeat and windows agree.
+            steps: Calls of the denoiser.
+        """
+        given, tokens = self.known(numbers, condition_mask)
+        if noise is None:
+            noise = torch.zeros_like(given)
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.denoiser.predict(noisy, timesteps, tokens)
+
+        made = self.config.schedule.ddim(predict, noise, steps)
+        return self.latents(made, given)
+
+    def known(
+        self,
+        numbers: Float[Tensor, "batch frames numbers"],
+        condition_mask: Bool[Tensor, "batch frames"] | None = None,
+    ) -> tuple[Float[Tensor, "batch latents latent_dim"], Float[Tensor, "batch latents width"]]:
+        """Latents of the image model's own motion, and the tokens of the denoiser."""
+        pose = numbers[..., : self.channels]
+        given = self.prior.vae.encode(pose).mean
+        last = numbers[..., -self.config.features :]
+        features = torch.where(last.isnan(), self.no_features, last)
+        if self.config.form == "features":
+            return given, self.denoiser.condition_tokens(features, None, condition_mask)
+        condition = torch.cat([numbers[..., : -self.config.features], features], dim=-1)
+        return given, self.denoiser.condition_tokens(condition, given, condition_mask)
+
+    def targets(
+        self,
+        true: Float[Tensor, "batch latents latent_dim"],
+        given: Float[Tensor, "batch latents latent_dim"],
+    ) -> Float[Tensor, "batch latents latent_dim"]:
+        """What the denoiser is to make of a clip, from the latents of its true motion."""
+        wanted = true - given if self.config.form == "correction" else true
+        return (wanted - self.target_mean) / self.target_std
+
+    def latents(
+        self,
+        made: Float[Tensor, "batch latents latent_dim"],
+        given: Float[Tensor, "batch latents latent_dim"],
+    ) -> Float[Tensor, "batch latents latent_dim"]:
+        """The inverse of `targets`."""
+        made = made * self.target_std + self.target_mean
+        return given + made if self.config.form == "correction" else made
+
+    def forward(self, track: MotionTrack) -> MotionTrack:
+        """The smooth motion of a track; times, boxes, scores and features stay as they are."""
+        frames, params = len(track.times), track.params
+        if frames < 2:
+            return track
+        assert params.transl is not None
+        with torch.no_grad():
+            betas = median_shape(params.betas)
+            there, back = _even_times(track.times)
+            numbers = self.frame_numbers(track)
+            numbers = numbers if there is None else sample_frames(numbers, there)
+            pose = self._smooth(numbers)
+            pose = pose if back is None else sample_frames(pose, back)
+            rotmats = self.prior.rotations(pose, self._betas(betas))
+            moved = BodyParams(
+                global_orient=rotmats[:, :1],
+                body_pose=rotmats[:, 1:],
+                betas=betas,
+                transl=self.config.place.place(params.transl, track.times),
+            )
+        return dataclasses.replace(track, params=moved)
+
+    def _smooth(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames channels"]:
+        """Standardised poses of a track. One shorter than a clip goes on with its last frame, not read."""
+        frames, size = len(numbers), self.config.denoiser.frames
+        missing = max(size - frames, 0)
+        overlap = min(OVERLAP, size // 2)
+        windows = split_windows(torch.cat([numbers, numbers[-1:].expand(missing, -1)]), size, overlap)
+        mask = (torch.arange(size) < frames).expand(len(windows), -1) if missing else None
+        motion = self.prior.vae.decode(self.denoise(windows, mask), size)
+        return join_windows(motion, frames + missing, overlap)[:frames]
+
+    def _betas(self, betas: Float[Tensor, "frames given"]) -> Float[Tensor, "frames num_betas"]:
+        """As many coefficients as the prior knows; those that are missing are zero."""
+        wanted = self.config.prior.num_betas
+        return nn.functional.pad(betas[:, :wanted], (0, max(wanted - betas.shape[1], 0)))
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs of one call of `denoise`: a clip of zeros."""
+        size = self.channels + self.config.side_dim
+        return (self.target_mean.new_zeros(1, self.config.denoiser.frames, size),)
+
+
+def _even_times(
+    times: Float[Tensor, "frames"],
+) -> tuple[Float[Tensor, "even"] | None, Float[Tensor, "frames"] | None]:
+    """Where frames at `FRAME_RATE` lie among those given, and the other way; None where those will do."""
+    steps = times.diff().double()
+    rate = 1 / steps.median().clamp(min=1e-6)
+    steady = bool((steps.max() < 1.5 * steps.median()) & (rate > _RATES[0]) & (rate < _RATES[1]))
+    if steady:
+        return None, None
+    seconds = (times - times[0]).double()
+    count = max(round(float(seconds[-1]) * FRAME_RATE) + 1, _SHORTEST)
+    even = torch.linspace(0, float(seconds[-1]), count, dtype=torch.float64)
+    right = torch.searchsorted(seconds, even).clamp(1, len(seconds) - 1)
+    share = (even - seconds[right - 1]) / (seconds[right] - seconds[right - 1]).clamp(min=1e-9)
+    return right - 1 + share, seconds / seconds[-1].clamp(min=1e-9) * (count - 1)
