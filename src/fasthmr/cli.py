@@ -21,6 +21,7 @@ _INTERNAL = 1
 
 # Functions of one configuration, whose fields become the options.
 _RECIPES = {
+    "diffusion_decoder": "fasthmr.training.diffusion_decoder:train",
     "first_light": "fasthmr.training.first_light:train",
     "motion_vae": "fasthmr.training.motion_vae:train",
 }

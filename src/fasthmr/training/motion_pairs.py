@@ -1,0 +1,118 @@
+"""Pairs of true motion and what an image model sees of it, to train temporal models on.
+
+Rendered clips are few. Recorded motion is plenty, so that other pairs are made of it without pictures: the
+true pose is turned by the errors that the image model made through some rendered clip, frame by frame, and
+there are no features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fasthmr.geometry.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
+from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.temporal.representation import SPEEDS, sample_frames
+from fasthmr.temporal.smoothing import median_shape
+from fasthmr.training.clip_features import PairedClip
+from fasthmr.training.motion_windows import MotionWindows
+from fasthmr.types import BodyParams
+
+_STRENGTH = (0.6, 1.3)
+"""Errors of other clips are taken this many times their angle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Clips to learn from, standardised.
+
+    Attributes:
+        read: As `MotionDecoder.frame_numbers` gives it.
+        true: Pose numbers.
+    """
+
+    read: Float[Tensor, "batch frames numbers"]
+    true: Float[Tensor, "batch frames channels"]
+
+
+class MotionPairs:
+    """Draws pairs, as functions of a seed.
+
+    Args:
+        windows: Where motion without pictures comes from; None for rendered clips alone.
+    """
+
+    def __init__(
+        self, decoder: MotionDecoder, clips: Sequence[PairedClip], windows: MotionWindows | None = None
+    ) -> None:
+        self._decoder, self._windows = decoder, windows
+        self.read = torch.stack([decoder.frame_numbers(clip.read) for clip in clips])
+        self.true = torch.stack([decoder.prior.numbers(clip.true.params) for clip in clips])
+        self._errors = torch.stack([_rotations(c.read.params) @ _rotations(c.true.params).mT for c in clips])
+        self._shape_errors = torch.stack(
+            [median_shape(clip.read.params.betas)[0] - clip.true.params.betas[0] for clip in clips]
+        )
+
+    def rendered(self, count: int, seed: tuple[int, ...]) -> PairBatch:
+        """Clips with features: some slowed down, and half of them backwards."""
+        rng = np.random.default_rng(seed)
+        both = torch.cat([self.true, self.read], dim=-1)[rng.integers(len(self.true), size=count)]
+        clips = torch.stack([_warped(clip, rng) for clip in both])
+        channels = self.true.shape[-1]
+        return PairBatch(read=clips[..., channels:], true=clips[..., :channels])
+
+    def disturbed(self, count: int, seed: tuple[int, ...]) -> PairBatch:
+        """Recorded motion turned by errors of other clips, without features.
+
+        Raises:
+            ValueError: There are no windows to draw from.
+        """
+        if self._windows is None:
+            raise ValueError("there is no recorded motion to disturb")
+        rng = np.random.default_rng(seed)
+        true = self._windows.batch(count, (*seed, 1))
+        chosen = torch.from_numpy(rng.integers(len(self._errors), size=count))
+        errors = self._errors[chosen].clone()
+        side = self.read[chosen, :, self._decoder.channels :].clone()
+        for row in np.flatnonzero(rng.random(count) < 0.5):
+            errors[row], side[row] = errors[row].flip(0), side[row].flip(0)
+        strength = torch.from_numpy(rng.uniform(*_STRENGTH, size=count)).to(errors)
+        turned = _scaled(errors, strength[:, None, None]) @ _rotations(true)
+        betas = true.betas + self._shape_errors[chosen][:, None]
+        prior, features = self._decoder.prior, self._decoder.config.features
+        read = prior.numbers(
+            BodyParams(global_orient=turned[:, :, :1], body_pose=turned[:, :, 1:], betas=betas)
+        )
+        shape = slice(0, betas.shape[-1])
+        side[..., shape] = (betas - self._decoder.side.mean[shape]) / self._decoder.side.std[shape]
+        side[..., -features:] = torch.nan
+        return PairBatch(read=torch.cat([read, side], dim=-1), true=prior.numbers(true))
+
+
+def _rotations(params: BodyParams) -> Float[Tensor, "*batch 24 3 3"]:
+    return torch.cat([params.global_orient, params.body_pose], dim=-3)
+
+
+def _scaled(
+    rotmats: Float[Tensor, "batch frames 24 3 3"], factor: Float[Tensor, "batch 1 1"]
+) -> Float[Tensor, "batch frames 24 3 3"]:
+    """Rotations about the same axes by other angles."""
+    return axis_angle_to_rotmat(rotmat_to_axis_angle(rotmats) * factor[..., None])
+
+
+def _warped(
+    clip: Float[Tensor, "frames numbers"], rng: np.random.Generator
+) -> Float[Tensor, "frames numbers"]:
+    """A part of a clip as a whole one: half of them backwards, half of them slower."""
+    backwards, warped, rate, place = rng.random(4)
+    if warped < 0.5:
+        frames = len(clip)
+        speed = SPEEDS[0] + rate * (1 - SPEEDS[0])
+        start = place * (frames - 1) * (1 - speed)
+        clip = sample_frames(clip, start + speed * torch.arange(frames, dtype=torch.float64))
+    return clip.flip(0) if backwards < 0.5 else clip
