@@ -95,8 +95,9 @@ def predict(
         max_frames: Take so many frames of a video at most.
         detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
             times a second if not given.
-        smooth: What smooths motion in videos: 'savgol' (Savitzky-Golay), 'one-euro' or 'none'. People drawn
-            over cameras and streams are smoothed by 'one-euro', which needs no future.
+        smooth: What smooths motion in videos: 'savgol' (Savitzky-Golay), 'one-euro', 'decoder' (learned,
+            where its weights come with the package) or 'none'. People drawn over cameras and streams are
+            smoothed by 'one-euro', which needs no future.
         save: What to write, separated by commas: overlay, glb, npz, bvh, obj, json; the first three if not
             given. With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.

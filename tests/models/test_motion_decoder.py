@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fasthmr.benchmark.counters import count
 from fasthmr.body.default_body import load_default_body
 from fasthmr.checkpoints.config_json import config_from_json, config_to_json
-from fasthmr.models.motion_decoder import MotionDecoder, MotionDecoderConfig
+from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder, MotionDecoderConfig
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
@@ -51,7 +52,7 @@ def away(decoder, one, other) -> float:
 @pytest.mark.parametrize("frames", [2, 20, FRAMES, 50, 90])
 def test_without_training_a_known_motion_comes_back(decoder, motion_track, frames):
     track = motion_track(frames, seed=3)
-    smooth = decoder(track)
+    smooth = DecoderFilter(decoder=decoder)(track)
     assert away(decoder, smooth, track) < 0.08
     assert smooth.params.transl is not None and track.params.transl is not None
     assert torch.allclose(smooth.params.transl, track.params.transl, atol=1e-3)
@@ -60,27 +61,31 @@ def test_without_training_a_known_motion_comes_back(decoder, motion_track, frame
 
 def test_one_frame_stays(decoder, motion_track):
     track = motion_track(1)
-    assert decoder(track) is track
+    assert DecoderFilter(decoder=decoder)(track) is track
 
 
 def test_other_frame_rates(decoder, motion_track):
     for fps in (60.0, 12.0):
         track = motion_track(60, seed=3, fps=fps)
-        smooth = decoder(track)
+        smooth = DecoderFilter(decoder=decoder)(track)
         assert away(decoder, smooth, track) < 0.08
 
 
 def test_frames_with_gaps_in_time(decoder, motion_track):
     track = motion_track(40, seed=3)
     times = torch.cat([track.times[:20], track.times[20:] + 0.4])
-    smooth = decoder(replace(track, times=times))
+    smooth = DecoderFilter(decoder=decoder)(replace(track, times=times))
     assert smooth.params.body_pose.isfinite().all() and len(smooth.params.betas) == 40
 
 
 def test_tracks_without_features(decoder, motion_track):
     numbers = decoder.frame_numbers(replace(motion_track(FRAMES), features=None))
     assert numbers[:, -FEATURES:].isnan().all()
-    assert decoder(replace(motion_track(FRAMES), features=None)).params.body_pose.isfinite().all()
+    assert (
+        DecoderFilter(decoder=decoder)(replace(motion_track(FRAMES), features=None))
+        .params.body_pose.isfinite()
+        .all()
+    )
 
 
 def test_hidden_frames_and_features_are_read_or_not(decoder, motion_track):
@@ -101,6 +106,11 @@ def test_targets_come_back(decoder):
     assert torch.allclose(decoder.latents(decoder.targets(true, given), given), true, atol=1e-5)
     paper = tiny("features").build()
     assert torch.equal(paper.targets(true, given), true)
+
+
+def test_counts_on_its_example(decoder):
+    found = count(decoder)
+    assert found.params == sum(p.numel() for p in decoder.parameters()) and found.macs > 0
 
 
 def test_configuration(decoder):

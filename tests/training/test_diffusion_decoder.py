@@ -12,7 +12,7 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.clips import SyntheticClip
 from fasthmr.errors import UsageError
-from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.training import clip_features, diffusion_decoder
@@ -73,7 +73,7 @@ def test_recipe_writes_a_decoder_that_loads(tmp_path, prior_file, clips, caplog,
     decoder = load_model(train(settings(tmp_path, prior_file, **more)))
     assert isinstance(decoder, MotionDecoder)
     assert "acceleration error" in caplog.text
-    smooth = decoder(clips[0].read)
+    smooth = DecoderFilter(decoder=decoder)(clips[0].read)
     assert smooth.params.body_pose.shape == (36, 23, 3, 3)
     assert load_model(prior_file).state_dict().keys() == decoder.prior.state_dict().keys()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -88,15 +88,13 @@ class MotionDecoderConfig:
 
 
 class MotionDecoder(nn.Module):
-    """A motion filter; the weights hold the motion prior, too.
+    """What is known about the frames of clips to their poses; the weights hold the motion prior, too.
 
     Attributes:
-        takes_features: What tells a pipeline to hand over the features of the image model.
         no_features: What stands for the features of frames that have none, standardised.
         target_mean, target_std: What latents, or differences of latents, are standardised with.
     """
 
-    takes_features = True
     target_mean: Float[Tensor, "latent_dim"]
     target_std: Float[Tensor, ""]
 
@@ -122,7 +120,7 @@ class MotionDecoder(nn.Module):
         """
         params, config = track.params, self.config
         assert params.transl is not None
-        betas = median_shape(self._betas(params.betas))
+        betas = median_shape(self.known_betas(params.betas))
         pose = self.prior.numbers(dataclasses.replace(params, betas=betas))
         depth = params.transl[:, 2:].clamp(min=_NEAREST)
         place = torch.cat([params.transl[:, :2] / depth, depth.log(), track.scores[:, None]], dim=1)
@@ -190,47 +188,65 @@ class MotionDecoder(nn.Module):
         made = made * self.target_std + self.target_mean
         return given + made if self.config.form == "correction" else made
 
-    def forward(self, track: MotionTrack) -> MotionTrack:
-        """The smooth motion of a track; times, boxes, scores and features stay as they are."""
-        frames, params = len(track.times), track.params
-        if frames < 2:
-            return track
-        assert params.transl is not None
-        with torch.no_grad():
-            betas = median_shape(params.betas)
-            there, back = _even_times(track.times)
-            numbers = self.frame_numbers(track)
-            numbers = numbers if there is None else sample_frames(numbers, there)
-            pose = self._smooth(numbers)
-            pose = pose if back is None else sample_frames(pose, back)
-            rotmats = self.prior.rotations(pose, self._betas(betas))
-            moved = BodyParams(
-                global_orient=rotmats[:, :1],
-                body_pose=rotmats[:, 1:],
-                betas=betas,
-                transl=self.config.place.place(params.transl, track.times),
-            )
-        return dataclasses.replace(track, params=moved)
+    def forward(
+        self,
+        numbers: Float[Tensor, "batch frames numbers"],
+        condition_mask: Bool[Tensor, "batch frames"] | None = None,
+    ) -> Float[Tensor, "batch frames channels"]:
+        """Standardised pose numbers of clips from what is known about their frames; see `denoise`."""
+        return self.prior.vae.decode(self.denoise(numbers, condition_mask), numbers.shape[1])
 
-    def _smooth(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames channels"]:
-        """Standardised poses of a track. One shorter than a clip goes on with its last frame, not read."""
+    def poses(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames channels"]:
+        """The same for a track of any length; a short one goes on with its last frame, which is not read."""
         frames, size = len(numbers), self.config.denoiser.frames
         missing = max(size - frames, 0)
         overlap = min(OVERLAP, size // 2)
         windows = split_windows(torch.cat([numbers, numbers[-1:].expand(missing, -1)]), size, overlap)
         mask = (torch.arange(size) < frames).expand(len(windows), -1) if missing else None
-        motion = self.prior.vae.decode(self.denoise(windows, mask), size)
-        return join_windows(motion, frames + missing, overlap)[:frames]
+        return join_windows(self(windows, mask), frames + missing, overlap)[:frames]
 
-    def _betas(self, betas: Float[Tensor, "frames given"]) -> Float[Tensor, "frames num_betas"]:
+    def known_betas(self, betas: Float[Tensor, "frames given"]) -> Float[Tensor, "frames num_betas"]:
         """As many coefficients as the prior knows; those that are missing are zero."""
         wanted = self.config.prior.num_betas
         return nn.functional.pad(betas[:, :wanted], (0, max(wanted - betas.shape[1], 0)))
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """Inputs of one call of `denoise`: a clip of zeros."""
+        """Inputs of one call: a clip of zeros."""
         size = self.channels + self.config.side_dim
         return (self.target_mean.new_zeros(1, self.config.denoiser.frames, size),)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecoderFilter:
+    """A motion filter: a decoder between the records of a track.
+
+    Attributes:
+        takes_features: What tells a pipeline to hand over the features of the image model.
+    """
+
+    decoder: MotionDecoder
+    takes_features: ClassVar[bool] = True
+
+    def __call__(self, track: MotionTrack) -> MotionTrack:
+        """The smooth motion of a track; times, boxes, scores and features stay as they are."""
+        decoder, params = self.decoder, track.params
+        if len(track.times) < 2:
+            return track
+        assert params.transl is not None
+        with torch.no_grad():
+            betas = median_shape(params.betas)
+            there, back = _even_times(track.times)
+            numbers = decoder.frame_numbers(track)
+            pose = decoder.poses(numbers if there is None else sample_frames(numbers, there))
+            pose = pose if back is None else sample_frames(pose, back)
+            rotmats = decoder.prior.rotations(pose, decoder.known_betas(betas))
+            moved = BodyParams(
+                global_orient=rotmats[:, :1],
+                body_pose=rotmats[:, 1:],
+                betas=betas,
+                transl=decoder.config.place.place(params.transl, track.times),
+            )
+        return dataclasses.replace(track, params=moved)
 
 
 def _even_times(

@@ -175,6 +175,6 @@ def _measure(
         pipeline.meshes,
         camera,
         batch_size=1 if at_once else pipeline.batch_size,
-        features=bool(getattr(options.smooth, "takes_features", False)),
+        features=options.takes_features,
         watch=watch,
     )

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from fasthmr.errors import UsageError, did_you_mean
+from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder
 from fasthmr.runtime.tracks import MotionFilter
 from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
+from fasthmr.zoo import create_model, pretrained_file
+
+_DECODER = "fasthmr_motion"
+
+
+@cache
+def _decoder() -> MotionFilter:
+    decoder = create_model(_DECODER, pretrained=True)
+    assert isinstance(decoder, MotionDecoder)
+    return DecoderFilter(decoder=decoder)
+
 
 SMOOTHERS: Mapping[str, Callable[[], MotionFilter] | None] = {
+    "decoder": _decoder,
     "one-euro": OneEuroFilter,
     "savgol": SavitzkyGolay,
     "none": None,
 }
-"""Motion filters by name."""
+"""Motion filters by name. The decoder needs weights that come with the package."""
 
 
 _LOOKS_PER_SECOND = 10
@@ -52,6 +66,17 @@ class VideoOptions:
                 f"unknown motion filter '{self.smooth}'{did_you_mean(self.smooth, known)}; "
                 f"use {', '.join(known)}"
             )
+
+        if self.smooth == "decoder" and pretrained_file(_DECODER) is None:
+            raise UsageError(
+                f"no weights of '{_DECODER}' come with the package; use another motion filter, or give a "
+                "DecoderFilter of weights that `fasthmr train diffusion_decoder` made"
+            )
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether the motion filter reads the features of the image model."""
+        return self.smooth == "decoder" or bool(getattr(self.smooth, "takes_features", False))
 
     def looks_every(self, fps: float) -> int:
         """Frames from one detection to the next, in a video of this many frames a second."""

@@ -18,7 +18,7 @@ from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.synthetic import package_assets
 from fasthmr.errors import UsageError
 from fasthmr.evaluation.metrics import acceleration_error, mpjpe_mm, pa_mpjpe_mm
-from fasthmr.models.motion_decoder import MotionDecoder, MotionDecoderConfig
+from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder, MotionDecoderConfig
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior
 from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
@@ -310,7 +310,7 @@ def judge_motion(clips: Sequence[PairedClip]) -> Callable[[nn.Module], str]:
         decoder = cast(MotionDecoder, model)
         if not alone:
             alone.append(motion_errors(decoder.prior, clips, lambda track: track))
-        found, before = motion_errors(decoder.prior, clips, decoder), alone[0]
+        found, before = motion_errors(decoder.prior, clips, DecoderFilter(decoder=decoder)), alone[0]
         return (
             f"MPJPE {found.mpjpe_mm:.2f} of {before.mpjpe_mm:.2f} mm, PA-MPJPE {found.pa_mpjpe_mm:.2f} of "
             f"{before.pa_mpjpe_mm:.2f} mm, acceleration error {found.acceleration:.2f} of "

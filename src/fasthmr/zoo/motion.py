@@ -8,10 +8,22 @@ from __future__ import annotations
 from functools import partial
 
 from fasthmr.checkpoints.mld import MLD_DENOISER_TABLE, MLD_VAE_TABLE
+from fasthmr.models.motion_decoder import MotionDecoderConfig
+from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.diffusion_decoder import DiffusionDecoderConfig
 from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
 from fasthmr.temporal.motion_vae import MotionVAEConfig
+from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
+from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.zoo.registry import Preset, PublishedCount, register_preset
+
+
+def _ours() -> MotionDecoderConfig:
+    """As the recipes `motion_vae` and `diffusion_decoder` make it."""
+    vae = PatchVAEConfig(width=256, layers=1, mlp_dim=512)
+    return MotionDecoderConfig(
+        prior=MotionPriorConfig(vae=vae), denoiser=PatchDenoiserConfig(dropout=0.1, condition_dim=415)
+    )
 
 
 def _decoder(layers: int) -> DiffusionDecoderConfig:
@@ -19,6 +31,12 @@ def _decoder(layers: int) -> DiffusionDecoderConfig:
 
 
 register_preset(
+    Preset(
+        name="fasthmr_motion",
+        config=_ours,
+        description="Motion decoder for fasthmr_m_fast: corrects the poses of 243 frames in one step",
+        task="motion",
+    ),
     Preset(
         name="motion_vae_table12",
         config=MotionVAEConfig,
