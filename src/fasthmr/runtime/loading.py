@@ -19,6 +19,8 @@ from fasthmr.io.images import read_image
 from fasthmr.models.dense_keypoints import DenseKeypointsModel
 from fasthmr.models.human_fov import HumanFoV
 from fasthmr.models.mesh import MeshModel
+from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.models.motion_prior import MotionPrior
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
 
@@ -209,6 +211,8 @@ def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "
 
 def _kind(model: nn.Module) -> str:
     """What a model gives; modules of the user's own count as models of meshes."""
+    if isinstance(model, MotionDecoder | MotionPrior):
+        return "motion"
     package = type(model).__module__.rpartition(".")[0]
     if package in ("fasthmr.encoders", "fasthmr.temporal"):
         return "features" if package == "fasthmr.encoders" else "motion"
