@@ -25,6 +25,7 @@ def test_items_come_in_order_from_another_thread() -> None:
 
 
 def test_the_source_runs_only_a_little_ahead() -> None:
+    threads_before = threading.active_count()
     taken = []
 
     def items() -> Iterator[int]:
@@ -38,7 +39,7 @@ def test_the_source_runs_only_a_little_ahead() -> None:
     assert len(taken) <= 6
     ahead.close()
     assert len(taken) <= 6
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads_before
 
 
 def test_errors_of_the_source_arrive() -> None:
@@ -66,6 +67,8 @@ def test_a_stop_ends_the_items_even_when_the_source_waits() -> None:
 
 
 def test_several_threads_give_results_in_order() -> None:
+    threads_before = threading.active_count()
+
     def work(item: int) -> int:
         time.sleep(0.02 if item % 3 == 0 else 0.001)
         return item * item
@@ -81,7 +84,7 @@ def test_several_threads_give_results_in_order() -> None:
     early = in_turn(work, iter(range(50)), 2)
     next(early)
     early.close()
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads_before
 
 
 def test_background_work_is_done_in_order_and_waited_for() -> None:
@@ -104,13 +107,14 @@ def test_errors_of_background_work_arrive() -> None:
 
 
 def test_after_an_error_waiting_items_are_dropped() -> None:
+    threads_before = threading.active_count()
     done = []
     with pytest.raises(KeyError), Background(lambda item: (time.sleep(0.05), done.append(item)), 8) as work:
         for index in range(8):
             work.put(index)
         raise KeyError
     assert len(done) < 8
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads_before
 
 
 def test_stages_share_the_cores() -> None:

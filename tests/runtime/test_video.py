@@ -312,6 +312,7 @@ def stop_after(frames: int, monkeypatch: pytest.MonkeyPatch, module: object, nam
 def test_r16_one_interrupt_closes_the_files_playable(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads_before = threading.active_count()
     pipeline = make(detect_every=1)
     stop_after(20, monkeypatch, BrightBoxes, "__call__")
     reports = []
@@ -325,7 +326,7 @@ def test_r16_one_interrupt_closes_the_files_playable(
     with open_video(tmp_path / "out" / "a.overlay.mp4") as reader:
         assert 1 <= len(list(reader)) <= frames
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads_before
 
 
 def test_r16_an_interrupt_while_drawing_keeps_what_is_drawn(
