@@ -29,6 +29,7 @@ _REPORTS = {
     "acceleration": "fasthmr.acceleration.tables:report",
     "adaptive_tokens": "fasthmr.acceleration.adaptive_report:report",
     "first_light": "fasthmr.training.first_light_report:report",
+    "motion": "fasthmr.training.motion_report:report",
 }
 
 

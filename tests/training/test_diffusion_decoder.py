@@ -104,6 +104,12 @@ def test_disturbed_motion_has_errors_of_clips_and_no_features(prior_file, clips)
     assert batch.read.shape == (2, 36, 133 + 14 + FEATURES)
     assert batch.read[..., -FEATURES:].isnan().all() and not batch.read[..., :-FEATURES].isnan().any()
     assert (batch.read[..., :87] - batch.true[..., :87]).abs().max() > 0.01
+    poses = batch.read[..., :133]
+    decoder.fit_settling([(poses, batch.true)])
+    with torch.no_grad():
+        true, given = decoder.prior.vae.encode(batch.true).mean, decoder.prior.vae.encode(poses).mean
+        settled = decoder.known(batch.read)[0]
+    assert (settled - true).square().mean() < 0.5 * (given - true).square().mean()
     rendered = pairs.rendered(4, (1,))
     assert not rendered.read.isnan().any() and rendered.true.shape == (4, 36, 133)
 

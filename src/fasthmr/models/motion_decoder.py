@@ -2,13 +2,15 @@
 
 The paper (arXiv 2510.10868, sec. 3.3) makes a clip's motion from the features of its frames alone. Ours, of
 the form "correction", also reads the poses that the image model found, as numbers of each frame and as
-latents of the motion prior, and makes the difference to the latents of the true motion. Knowing nothing it
-changes nothing, so that it learns from few clips.
+latents of the motion prior, and makes the difference to the latents of the true motion. These latents are
+settled first by a linear map of each with its neighbours, which is fitted in closed form and takes the
+jitter away; knowing nothing beyond it the denoiser changes nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior, MotionPriorConfig
 from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
-from fasthmr.temporal.patch_vae import PatchVAEConfig
+from fasthmr.temporal.patch_vae import PatchVAEConfig, with_neighbours
 from fasthmr.temporal.representation import Standardiser, sample_frames
 from fasthmr.temporal.smoothing import SavitzkyGolay, median_shape
 from fasthmr.temporal.windows import OVERLAP, join_windows, split_windows
@@ -34,6 +36,7 @@ _RATES = (22.0, 40.0)
 _PLACE_CHANNELS = 4
 _SHORTEST = 9
 _NEAREST = 1e-2
+_RIDGE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ class MotionDecoder(nn.Module):
     """What is known about the frames of clips to their poses; the weights hold the motion prior, too.
 
     Attributes:
+        settle: What is added to the latents of the image model's motion, from each with its neighbours.
         no_features: What stands for the features of frames that have none, standardised.
         target_mean, target_std: What latents, or differences of latents, are standardised with.
     """
@@ -104,6 +108,9 @@ class MotionDecoder(nn.Module):
         self.prior: MotionPrior = config.prior.build()
         self.denoiser = config.denoiser.build()
         self.side = Standardiser(config.side_dim)
+        self.settle = nn.Linear(3 * config.denoiser.latent_dim, config.denoiser.latent_dim)
+        nn.init.zeros_(self.settle.weight)
+        nn.init.zeros_(self.settle.bias)
         self.no_features = nn.Parameter(torch.zeros(config.features))
         self.register_buffer("target_mean", torch.zeros(config.denoiser.latent_dim))
         self.register_buffer("target_std", torch.ones(()))
@@ -160,15 +167,38 @@ class MotionDecoder(nn.Module):
         numbers: Float[Tensor, "batch frames numbers"],
         condition_mask: Bool[Tensor, "batch frames"] | None = None,
     ) -> tuple[Float[Tensor, "batch latents latent_dim"], Float[Tensor, "batch latents width"]]:
-        """Latents of the image model's own motion, and the tokens of the denoiser."""
-        pose = numbers[..., : self.channels]
-        given = self.prior.vae.encode(pose).mean
+        """Latents of the image model's own motion, settled, and the tokens of the denoiser."""
+        given = self.prior.vae.encode(numbers[..., : self.channels]).mean
+        given = given + self.settle(with_neighbours(given))
         last = numbers[..., -self.config.features :]
         features = torch.where(last.isnan(), self.no_features, last)
         if self.config.form == "features":
             return given, self.denoiser.condition_tokens(features, None, condition_mask)
         condition = torch.cat([numbers[..., : -self.config.features], features], dim=-1)
         return given, self.denoiser.condition_tokens(condition, given, condition_mask)
+
+    @torch.no_grad()
+    def fit_settling(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set `settle` by ridge regression.
+
+        Args:
+            pairs: Standardised poses of clips as they are read, and as they truly are; (batch, frames,
+                channels) each.
+        """
+        width = self.config.denoiser.latent_dim
+        squares, products = (
+            torch.zeros(3 * width + 1, n, dtype=torch.float64) for n in (3 * width + 1, width)
+        )
+        for read, true in pairs:
+            given, wanted = self.prior.vae.encode(read).mean, self.prior.vae.encode(true).mean
+            rows = with_neighbours(given).flatten(0, 1).double()
+            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+            squares += rows.mT @ rows
+            products += rows.mT @ (wanted - given).flatten(0, 1).double()
+        ridge = _RIDGE * squares.diagonal().mean() * torch.eye(len(squares), dtype=torch.float64)
+        solved = torch.linalg.solve(squares + ridge, products)
+        self.settle.weight.copy_(solved[:-1].mT)
+        self.settle.bias.copy_(solved[-1])
 
     def targets(
         self,

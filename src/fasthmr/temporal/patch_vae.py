@@ -88,7 +88,7 @@ def to_patches(
     return sequence.unflatten(1, (-1, patch)).flatten(2)
 
 
-def _with_neighbours(
+def with_neighbours(
     latents: Float[Tensor, "batch latents width"],
 ) -> Float[Tensor, "batch latents three_widths"]:
     """Each latent between the one before and the one after it; those at the ends are their own neighbours."""
@@ -143,7 +143,7 @@ class PatchDecoder(nn.Module):
             raise ValueError(
                 f"{latents.shape[1]} latents stand for {config.patch * latents.shape[1]} frames, not {frames}"
             )
-        patches = self.linear(_with_neighbours(latents)) + self.readout(self.stack(self.embed(latents)))
+        patches = self.linear(with_neighbours(latents)) + self.readout(self.stack(self.embed(latents)))
         return patches.unflatten(-1, (config.patch, config.channels)).flatten(1, 2)
 
 
@@ -184,7 +184,7 @@ class PatchVAE(nn.Module):
         for embed in (encoder.embed, decoder.embed):  # every component counts alike to begin with
             embed.weight.mul_((scale / kept.sqrt()).to(embed.weight))
         latents = encoder.linear(to_patches(motion, config.patch))
-        around = _with_neighbours(latents).flatten(0, 1).double()
+        around = with_neighbours(latents).flatten(0, 1).double()
         known = torch.cat([around, torch.ones_like(around[:, :1])], dim=1)
         ridge = _RIDGE * len(known) * torch.eye(known.shape[1], dtype=known.dtype, device=known.device)
         solved = torch.linalg.solve(known.mT @ known + ridge, known.mT @ rows)

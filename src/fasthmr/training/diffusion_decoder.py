@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -33,7 +33,8 @@ from fasthmr.zoo import load_model
 
 _LOG = logging.getLogger(__name__)
 
-_RENDERED, _DISTURBED = 0, 1  # first number of seeds
+_RENDERED, _DISTURBED, _FIT = 0, 1, 2  # second number of seeds
+_FIT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class DiffusionDecoderTraining:
         terminal: Share of a batch at the last time step, from zeros, where the result is that of one step and
             its points are compared with the true ones, too.
         hidden: Share of a batch that ends early.
+        fit_windows: Disturbed clips that the linear part is fitted to.
         no_features: Share of rendered clips whose features are taken away.
     """
 
@@ -85,10 +87,11 @@ class DiffusionDecoderTraining:
     no_features: float = 0.1
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=1500, learning_rate=5e-4, weight_decay=0.05, ema=0.995, bf16=False
+            steps=1500, learning_rate=2e-4, weight_decay=0.05, ema=0.995, bf16=False
         )
     )
     weights: DecoderLossWeights = field(default_factory=DecoderLossWeights)
+    fit_windows: int = 640
     seed: int = 0
 
     def decoder(self, prior: MotionPrior, features: int) -> MotionDecoderConfig:
@@ -179,13 +182,25 @@ def _prepared(
     library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
     windows = MotionWindows(library, decoder.config.denoiser.frames) if config.disturbed else None
     pairs = MotionPairs(decoder, clips, windows)
-    encode = decoder.prior.vae.encode
-    true, given = encode(pairs.true).mean, encode(pairs.read[..., : decoder.channels]).mean
+    if config.form == "correction" and windows is not None:
+        decoder.fit_settling(_drawn(pairs, decoder.channels, config))
+    decoder.settle.requires_grad_(False)
+    true, given = decoder.prior.vae.encode(pairs.true).mean, decoder.known(pairs.read)[0]
     wanted = decoder.targets(true, given).flatten(0, 1)
     if config.form == "features":  # a correction that knows nothing is to be zero
         decoder.target_mean.copy_(wanted.mean(0))
     decoder.target_std.copy_((wanted - decoder.target_mean).square().mean().sqrt())
     return pairs, decoder
+
+
+def _drawn(
+    pairs: MotionPairs, channels: int, config: DiffusionDecoderTraining
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Disturbed motion to fit the linear part to."""
+    for start in range(0, config.fit_windows, _FIT_BATCH):
+        count = min(_FIT_BATCH, config.fit_windows - start)
+        batch = pairs.disturbed(count, (config.seed, _FIT, start))
+        yield batch.read[..., :channels], batch.true
 
 
 def decoder_loss(

@@ -1,27 +1,43 @@
 """Pairs of true motion and what an image model sees of it, to train temporal models on.
 
-Rendered clips are few. Recorded motion is plenty, so that other pairs are made of it without pictures: the
-true pose is turned by the errors that the image model made through some rendered clip, frame by frame, and
-there are no features.
+Rendered clips are few. Recorded motion is plenty, so that other pairs are made of it without pictures: its
+poses are turned by the errors that the image model made through some rendered clip, frame by frame, and there
+are no features. Only what is quick in these errors is taken. The slow errors of a regression depend on the
+truth and not on what it says: put on other motion they would teach to draw everything to the mean.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fasthmr.geometry.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
+from fasthmr.geometry.interpolation import continuous_quaternions
+from fasthmr.geometry.rotations import (
+    axis_angle_to_rotmat,
+    quat_wxyz_to_rotmat,
+    rotmat_to_axis_angle,
+    rotmat_to_quat_wxyz,
+)
 from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.temporal.representation import SPEEDS, sample_frames
 from fasthmr.temporal.smoothing import median_shape
 from fasthmr.training.clip_features import PairedClip
 from fasthmr.training.motion_windows import MotionWindows
 from fasthmr.types import BodyParams
+
+_SLOW = 4.0
+"""Standard deviation in frames of what counts as slow."""
+
+_REACH = 0.7, 1.4
+"""Errors of the root up to the first angle are to be corrected, from the second on they stay (radians)."""
 
 _STRENGTH = (0.6, 1.3)
 """Errors of other clips are taken this many times their angle."""
@@ -52,8 +68,9 @@ class MotionPairs:
     ) -> None:
         self._decoder, self._windows = decoder, windows
         self.read = torch.stack([decoder.frame_numbers(clip.read) for clip in clips])
-        self.true = torch.stack([decoder.prior.numbers(clip.true.params) for clip in clips])
-        self._errors = torch.stack([_rotations(c.read.params) @ _rotations(c.true.params).mT for c in clips])
+        self.true = torch.stack([decoder.prior.numbers(within_reach(clip)) for clip in clips])
+        errors = torch.stack([_rotations(c.read.params) @ _rotations(c.true.params).mT for c in clips])
+        self._errors = errors @ slow_part(errors).mT
         self._shape_errors = torch.stack(
             [median_shape(clip.read.params.betas)[0] - clip.true.params.betas[0] for clip in clips]
         )
@@ -84,6 +101,7 @@ class MotionPairs:
         strength = torch.from_numpy(rng.uniform(*_STRENGTH, size=count)).to(errors)
         turned = _scaled(errors, strength[:, None, None]) @ _rotations(true)
         betas = true.betas + self._shape_errors[chosen][:, None]
+        true = dataclasses.replace(true, betas=betas)
         prior, features = self._decoder.prior, self._decoder.config.features
         read = prior.numbers(
             BodyParams(global_orient=turned[:, :, :1], body_pose=turned[:, :, 1:], betas=betas)
@@ -92,6 +110,31 @@ class MotionPairs:
         side[..., shape] = (betas - self._decoder.side.mean[shape]) / self._decoder.side.std[shape]
         side[..., -features:] = torch.nan
         return PairBatch(read=torch.cat([read, side], dim=-1), true=prior.numbers(true))
+
+
+def slow_part(rotmats: Float[Tensor, "clips frames joints 3 3"]) -> Float[Tensor, "clips frames joints 3 3"]:
+    """Rotations through a Gaussian filter of `_SLOW` frames."""
+    quats = torch.stack([continuous_quaternions(rotmat_to_quat_wxyz(clip)) for clip in rotmats])
+    radius = math.ceil(3 * _SLOW)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / _SLOW) ** 2)
+    series = quats.flatten(2).mT
+    padded = F.pad(series, (radius, radius), mode="replicate")
+    smooth = F.conv1d(padded.flatten(0, 1)[:, None], (kernel / kernel.sum())[None, None])
+    smooth = smooth.unflatten(0, series.shape[:2])[:, :, 0].mT.unflatten(-1, quats.shape[2:])
+    return quat_wxyz_to_rotmat(F.normalize(smooth, dim=-1))
+
+
+def within_reach(clip: PairedClip) -> BodyParams:
+    """The true motion, but with the root of the image model, smoothed, where that is far off.
+
+    Whether somebody is seen from the front or the back cannot be told from the poses, and the mean of both is
+    no pose at all.
+    """
+    root = slow_part(clip.read.params.global_orient[None])[0]
+    turn = rotmat_to_axis_angle(clip.true.params.global_orient @ root.mT)
+    near, far = _REACH
+    share = ((far - turn.norm(dim=-1, keepdim=True)) / (far - near)).clamp(0, 1)
+    return dataclasses.replace(clip.true.params, global_orient=axis_angle_to_rotmat(share * turn) @ root)
 
 
 def _rotations(params: BodyParams) -> Float[Tensor, "*batch 24 3 3"]:
