@@ -100,7 +100,7 @@ class Standardiser(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Float[Tensor, "*n channels"]]) -> None:
+    def fit(self, batches: Iterable[Float[Tensor, "... channels"]]) -> None:
         """Take mean and standard deviation from data, read once.
 
         Raises:
