@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ class DecodedVideo(VideoReader):
         self._problem = ""
         self._packets = self._discarded = self._damaged = self._decoded = 0
         self._container = _open(url, name, live)
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(self._container.close)
             self._stream = _video_stream(self._container, name)
             context = self._stream.codec_context
             # With threads in a frame the decoder hides the errors that it covers up.
@@ -58,9 +59,7 @@ class DecodedVideo(VideoReader):
             width, height = self._shape
             self.size = (height, width) if self._quarter_turns % 2 else (width, height)
             check_size(name, *self.size, max_pixels)
-        except BaseException:
-            self._container.close()
-            raise
+            unless_opened.pop_all()
         self._frames = chain((first,), frames)
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -168,8 +167,8 @@ def sample_frames(path: str, count: int) -> list[UInt8[np.ndarray, "height width
     from av.error import FFmpegError
 
     frames = []
-    for index in range(count):
-        with closing(DecodedVideo(f"file:{path}", path, live=False, max_pixels=MAX_PIXELS)) as reader:
+    with closing(DecodedVideo(f"file:{path}", path, live=False, max_pixels=MAX_PIXELS)) as reader:
+        for index in range(count):
             try:
                 found = reader.seek(index / count)
             except FFmpegError:

@@ -52,7 +52,7 @@ class Follower:
     """Detects people in every n-th frame and tracks them in all.
 
     Args:
-        every: Detect in one of so many frames.
+        every: Detect in one of so many frames, by their numbers; some of these may be missing.
         wait: Hold frames back until the next detection, so that boxes in between lie on the way there;
             otherwise every frame is answered at once with the boxes that are expected.
         max_persons: Follow so many at once; those who have been followed for longest come first.
@@ -72,7 +72,7 @@ class Follower:
         self._tracker = Tracker(config)
         self._every, self._wait, self._max_persons = every, wait, max_persons
         self._watch = watch or Stopwatch()
-        self._frames = 0
+        self._next_look = 0  # number of the frame
         self._last: dict[int, TrackedBox] = {}  # at the last detection
         self._last_s = 0.0
         self._held: list[tuple[VideoFrame, list[TrackedBox]]] = []
@@ -81,10 +81,10 @@ class Follower:
 
     def push(self, frame: VideoFrame) -> list[FollowedFrame]:
         """Takes the next frame; gives the frames, this and former ones, in which people are known now."""
-        looks = self._frames % self._every == 0
-        self._frames += 1
+        looks = frame.index >= self._next_look
         detections = None
         if looks:
+            self._next_look = frame.index + self._every
             self.looks += 1
             with self._watch("detect"):
                 detections = self._detector(frame.rgb)
