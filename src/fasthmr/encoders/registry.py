@@ -41,9 +41,9 @@ Factory = TypeVar("Factory", bound=Callable[[], EncoderConfig])
 _ENCODERS: dict[str, Callable[[], EncoderConfig]] = {}
 
 
-def register_encoder(factory: Factory) -> Factory:
-    """Decorator: the function's name becomes the name of the configuration that it returns."""
-    name = factory.__name__
+def register_encoder(factory: Factory, name: str | None = None) -> Factory:
+    """Decorator: the function's name (or `name`) becomes the name of the configuration that it returns."""
+    name = name or factory.__name__
     if name in _ENCODERS:
         raise ValueError(f"an encoder named '{name}' is registered already")
     _ENCODERS[name] = factory
