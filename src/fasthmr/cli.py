@@ -123,8 +123,7 @@ def predict(
     from fasthmr.runtime.timing import summarise
     from fasthmr.runtime.video_options import VideoOptions
 
-    names = None if save is None else [name.strip() for name in save.split(",") if name.strip()]
-    formats = check_formats(names, check_task(task))
+    formats = check_formats(None if save is None else _split(save), check_task(task))
     pipeline = Pipeline(
         model,
         task=task,

@@ -15,7 +15,7 @@ import torch
 from fasthmr.errors import ResourceError
 from fasthmr.geometry.meshes import vertex_normals
 from fasthmr.io.atomic import write_bytes
-from fasthmr.io.clip_schema import VIEWER_AXES, to_viewer_axes
+from fasthmr.io.clip_schema import VIEWER_AXES, person_name, to_viewer_axes
 from fasthmr.results import Clip
 
 
@@ -55,7 +55,7 @@ def _frame(clip: Clip, frame: int) -> str:
             points = to_viewer_axes(person.vertices[index])
             normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(clip.faces).long()).numpy()
             corners = np.repeat(clip.faces.astype(np.int64) + start, 2, axis=1)
-            lines.append(f"g person_{person.track_id:03d}\n")
+            lines.append(f"g {person_name(person)}\n")
             lines.append(_rows("v %.6f %.6f %.6f\n", points))
             lines.append(_rows("vn %.4f %.4f %.4f\n", normals))
             lines.append(_rows("f %d//%d %d//%d %d//%d\n", corners))

@@ -95,7 +95,7 @@ def _check(
         kinds, shape = known[name]
         wanted = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in shape)
         fits = len(wanted) == value.ndim and all(
-            isinstance(size, str) or size == length for size, length in zip(wanted, value.shape, strict=False)
+            isinstance(size, str) or size == length for size, length in zip(wanted, value.shape, strict=True)
         )
         if not fits or value.dtype.kind not in kinds:
             raise InputError(f"{path}: '{prefix}{name}' is {value.dtype} {value.shape}, expected {wanted}")

@@ -183,14 +183,7 @@ def _read_zip(file: IO[bytes], path: Path, size: int) -> dict[str, Any]:
                 raise ValueError(f"its pickle has over {_MAX_PICKLE_BYTES >> 20} MiB")
             with archive.open(pickles[0]) as stream:
                 content, _ = read_torch_pickle(stream, path)
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        struct.error,
-    ) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise UnsafeFileError(
             f"{path}: not a complete PyTorch weight file ({printable(error, 200)}); download it again"
         ) from None

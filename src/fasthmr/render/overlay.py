@@ -26,8 +26,8 @@ def overlay(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draws shaded meshes over a copy of the picture; nearer people hide those behind.
 
-    A mesh without colours takes the next of the
-    palette. Parts behind the camera or outside the picture are left out; no mesh gives a copy.
+    A mesh without colours takes the next of the palette. Parts behind the camera or outside the picture are
+    left out; no mesh gives a copy.
 
     Args:
         meshes: In the camera frame of the picture, OpenCV axes, metres.

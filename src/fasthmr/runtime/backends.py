@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -201,14 +202,12 @@ def with_engine(model: nn.Module, engine: str, precision: Precision = "float32")
 
     kind = {"onnxruntime": "onnx", "openvino": "openvino"}[engine]
     folder = tempfile.mkdtemp(prefix="fasthmr-")
-    try:
+    with ExitStack() as unless_opened:
+        unless_opened.callback(shutil.rmtree, folder, ignore_errors=True)
         report = export_model(model, folder, (kind,))
         exported = load_exported(report.files[0].path, engine, precision)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    # Engines may read weights from the file as long as the model lives.
-    weakref.finalize(exported, shutil.rmtree, folder, ignore_errors=True)
+        # Engines may read weights from the file as long as the model lives.
+        weakref.finalize(exported, unless_opened.pop_all().close)
     return exported
 
 

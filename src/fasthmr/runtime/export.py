@@ -2,8 +2,7 @@
 
 Exporters can be wrong without a word: torch's turns `scatter_reduce(reduce="mean")` into a scatter that
 does not reduce. So every file is run on three batches (one crop, two, and three; see
-`export_gate.gate_inputs`) and a
-file that differs is not kept.
+`export_gate.gate_inputs`) and a file that differs is not kept.
 
 Ties: where two tokens are equally similar, the one at the lower position goes first, in the exported file as
 in the model (`reduction.mask_tome`). Engines round differently in the last digit, so tokens that are tied but
@@ -14,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -35,9 +32,8 @@ from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.backends import ExportedMesh, ExportedPose, is_exported, load_exported
 from fasthmr.runtime.export_gate import BATCHES, call, compare, gate_inputs, outputs_of
 from fasthmr.runtime.export_info import METADATA_KEY, ExportInfo
+from fasthmr.runtime.export_writers import set_onnx_info, to_onnx, to_openvino
 from fasthmr.runtime.loading import DEFAULT_MODEL, is_file_name, load_weights
-from fasthmr.runtime.onnx_detector import first_line
-from fasthmr.runtime.sessions import import_extra
 from fasthmr.zoo import create_model
 
 Format = Literal["onnx", "openvino"]
@@ -162,7 +158,7 @@ def _export(
     with _staging(out) as folder:
         onnx_path = folder / f"{name}.onnx"
         size = sum(tensor.nbytes for tensor in model.state_dict().values())
-        program = _to_onnx(model, given[1], tuple(expected[1]))
+        program = to_onnx(model, given[1], tuple(expected[1]))
         for node in program.model.graph.all_nodes():  # where in our code each came from, with folders
             node.metadata_props.clear()
         program.model.metadata_props[METADATA_KEY] = info.to_json()
@@ -172,7 +168,7 @@ def _export(
         for kind in formats:
             path = onnx_path.with_suffix(FORMATS[kind])
             if kind == "openvino":
-                _to_openvino(onnx_path, path, info)
+                to_openvino(onnx_path, path, info)
             running = load_exported(path)
             checked = replace(
                 info,
@@ -183,9 +179,9 @@ def _export(
             engine = running.engine
             del running
             if kind == "openvino":
-                _to_openvino(onnx_path, path, checked)
+                to_openvino(onnx_path, path, checked)
             else:
-                _set_onnx_info(path, checked)
+                set_onnx_info(path, checked)
             _gate(load_exported(path), given[:1], expected[:1], tolerance)  # the very bytes that are kept
             staged.append((path, kind, engine, checked))
         files = [
@@ -221,61 +217,6 @@ def _gate(
     except UnsafeFileError as error:
         raise ExportError(f"{what} does not run on every number of crops: {error}") from error
     return compare(expected, results, what=what, tolerance=tolerance)
-
-
-class _Plain(nn.Module):
-    """A model with named tensors in and a tuple of tensors out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, pixels: Tensor, bbox_info: Tensor | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        named = {"pixels": pixels, "bbox_info": bbox_info, "mask": mask}
-        result = call(self.model, {name: value for name, value in named.items() if value is not None})
-        return tuple(outputs_of(result).values())
-
-
-def _to_onnx(model: nn.Module, inputs: Mapping[str, Tensor], outputs: tuple[str, ...]) -> Any:
-    for package in ("onnx", "onnxscript"):
-        import_extra(package)
-    batch = {0: torch.export.Dim("batch")}
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                _Plain(model).eval(),
-                (),
-                kwargs=dict(inputs),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=dict.fromkeys(inputs, batch),
-                dynamo=True,
-                optimize=False,  # engines do that themselves; here it takes longer than the export
-                verbose=False,
-            )
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ExportError(f"torch cannot export {type(model).__name__} ({first_line(error)})") from error
-    assert program is not None
-    return program
-
-
-def _to_openvino(onnx_path: Path, path: Path, info: ExportInfo) -> None:
-    openvino = import_extra("openvino")
-    try:
-        model = openvino.Core().read_model(onnx_path)
-        model.set_rt_info(info.to_json(), [METADATA_KEY])
-        openvino.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot read {onnx_path.name} ({first_line(error)})") from error
-
-
-def _set_onnx_info(path: Path, info: ExportInfo) -> None:
-    onnx = import_extra("onnx")
-    model = onnx.load(str(path), load_external_data=False)
-    onnx.helper.set_model_props(model, {METADATA_KEY: info.to_json()})
-    path.write_bytes(model.SerializeToString())
 
 
 def _parts(path: Path) -> list[Path]:
@@ -342,17 +283,3 @@ def _staging(out: Path) -> Iterator[Path]:
         raise ResourceError(
             f"cannot write to {out} ({error.strerror or error}); free some space or choose another folder"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -80,10 +80,7 @@ class MeshRecovery:
         """
         _, points = self._place(rgb, people, camera, watch)
         if points is None:
-            raise UsageError(
-                f"neither this model nor the body '{self.body.name}' has COCO's keypoints; "
-                "use another model or leave out the body"
-            )
+            raise no_keypoints(self.body.name)
         return points
 
     def cut(self, rgb: Picture, boxes_xyxy: Float[Tensor, "persons 4"]) -> Crop:
@@ -285,9 +282,7 @@ def as_persons(
     assert params.transl is not None
     finite = mesh.vertices.isfinite().all() & mesh.joints.isfinite().all()
     if not bool(finite):
-        raise UnsafeFileError(
-            f"{source}: the model gave numbers that are not finite; its weights are damaged"
-        )
+        raise not_finite(source)
 
     def row(values: Tensor, index: int) -> np.ndarray:
         return values[index : index + 1].float().cpu().numpy()
@@ -307,6 +302,19 @@ def as_persons(
             keypoints_2d=None if points is None else row(points, index),
         )
         for index in range(len(people.scores))
+    )
+
+
+def not_finite(source: str) -> UnsafeFileError:
+    """What is wrong where a model gives infinite numbers or none."""
+    return UnsafeFileError(f"{source}: the model gave numbers that are not finite; its weights are damaged")
+
+
+def no_keypoints(body: str) -> UsageError:
+    """What is wrong where COCO's points are asked for."""
+    return UsageError(
+        f"neither this model nor the body '{body}' has COCO's keypoints; "
+        "use another model or leave out the body"
     )
 
 

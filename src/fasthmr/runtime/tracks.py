@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,12 +16,11 @@ from fasthmr.body.keypoints import KeypointBody
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.posed import lazy_vertices
 from fasthmr.body.skeletons import COCO17_NAMES
-from fasthmr.errors import UnsafeFileError
 from fasthmr.geometry.cameras import project
 from fasthmr.results import Person
 from fasthmr.runtime.follow import PersonInFrame
 from fasthmr.runtime.intrinsics import PictureCamera
-from fasthmr.runtime.recover import as_shown
+from fasthmr.runtime.recover import as_shown, not_finite
 from fasthmr.types import BodyParams, MotionTrack
 
 MotionFilter = Callable[[MotionTrack], MotionTrack]
@@ -133,8 +133,8 @@ def smooth_motion(
 
 def consecutive(frames: Int[np.ndarray, "frames"]) -> list[slice]:
     """Runs of rows in which no frame is missing."""
-    ends = [*np.flatnonzero(np.diff(frames) > 1) + 1, len(frames)]
-    return [slice(int(start), int(end)) for start, end in zip([0, *ends], ends, strict=False) if end > start]
+    bounds = [0, *(np.flatnonzero(np.diff(frames) > 1) + 1).tolist(), len(frames)]
+    return [slice(start, end) for start, end in pairwise(bounds) if end > start]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +170,7 @@ class PersonMaker:
             for name in PARAMS
         }
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise UnsafeFileError(
-                f"{self.source}: the model gave numbers that are not finite; its weights are damaged"
-            )
+            raise not_finite(self.source)
         joints = np.concatenate([self.body.joints(part).float().cpu().numpy() for part in parts])
         return Person(
             track_id=track_id,

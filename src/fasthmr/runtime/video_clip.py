@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from fasthmr.body.skeletons import COCO17_NAMES
-from fasthmr.errors import UsageError
 from fasthmr.evaluation.coco import rescore
 from fasthmr.models.pose import PoseModel
 from fasthmr.results import Clip, Person, PoseClip, PosePerson
 from fasthmr.runtime.record import Recording
+from fasthmr.runtime.recover import no_keypoints
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import CocoPoints, PersonMaker, smooth_motion
 from fasthmr.runtime.video_options import VideoOptions
@@ -81,10 +81,7 @@ def _pose_person(number: int, rows: Mapping[str, np.ndarray]) -> PosePerson:
 
 def _points_of(person: Person, body: str) -> PosePerson:
     if person.keypoints_2d is None:
-        raise UsageError(
-            f"neither this model nor the body '{body}' has COCO's keypoints; "
-            "use another model or leave out the body"
-        )
+        raise no_keypoints(body)
     rows = {
         "frames": person.frames,
         "boxes_xyxy": person.boxes_xyxy,

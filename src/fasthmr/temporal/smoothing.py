@@ -150,14 +150,13 @@ class SavitzkyGolay:
 
     def __call__(self, track: MotionTrack) -> MotionTrack:
         """The whole track; its shape is the median of all frames."""
-        frames = len(track.times)
         given = _Motion.of(track)
-        size = min(self.window, frames - (frames + 1) % 2)
-        if size <= self.order:
+        fits = self._fits(track.times)
+        if fits is None:
             return _with_motion(track, given, median_shape(track.params.betas))
-        rows, weights = self._fits(track.times, size)
+        rows, weights = fits
         quats = torch.empty_like(given.quats)
-        for some in torch.arange(frames).split(_FRAMES_AT_ONCE):
+        for some in torch.arange(len(rows)).split(_FRAMES_AT_ONCE):
             centre = given.quats[some]
             steps = quat_to_vector(centre[:, None], given.quats[rows[some]])
             quats[some] = turn_quat(centre, (weights[some][..., None, None] * steps).sum(1))
@@ -169,18 +168,21 @@ class SavitzkyGolay:
         self, transl: Float[Tensor, "frames 3"], times: Float[Tensor, "frames"]
     ) -> Float[Tensor, "frames 3"]:
         """The place alone, as the filter smooths it."""
-        frames = len(times)
-        size = min(self.window, frames - (frames + 1) % 2)
-        if size <= self.order:
+        fits = self._fits(times)
+        if fits is None:
             return transl
-        rows, weights = self._fits(times, size)
+        rows, weights = fits
         return _from_place((weights[..., None] * _to_place(transl)[rows]).sum(1))
 
     def _fits(
-        self, times: Float[Tensor, "frames"], size: int
-    ) -> tuple[Int[Tensor, "frames size"], Float[Tensor, "frames size"]]:
-        """The frames around each frame, and what each of them adds to it."""
-        first = (torch.arange(len(times)) - size // 2).clamp(0, len(times) - size)
+        self, times: Float[Tensor, "frames"]
+    ) -> tuple[Int[Tensor, "frames size"], Float[Tensor, "frames size"]] | None:
+        """The frames around each frame, and what each of them adds to it; None of too few frames."""
+        frames = len(times)
+        size = min(self.window, frames - (frames + 1) % 2)
+        if size <= self.order:
+            return None
+        first = (torch.arange(frames) - size // 2).clamp(0, frames - size)
         rows = first[:, None] + torch.arange(size)
         return rows, self._weights(times[rows] - times[:, None])
 
