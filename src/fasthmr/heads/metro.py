@@ -288,14 +288,13 @@ class MetroHead(nn.Module):
         Raises:
             UsageError: The mesh is not known.
         """
-        hidden, x = torch.empty(0), torch.empty(0)
-        for i, encoder in enumerate(cast("list[TokenEncoder]", list(self.trans_encoder))):
-            if i > 0:
-                x, hidden = encoder(x)
-            elif mask is None:
-                x, hidden = encoder.run(*self.tokens(features, encoder.img_embedding, encoder.residual))
-            else:
-                x, hidden = encoder(self.tokens.tokens(features) * mask + MASKED * (1 - mask))
+        first, *later = cast("list[TokenEncoder]", list(self.trans_encoder))
+        if mask is None:
+            x, hidden = first.run(*self.tokens(features, first.img_embedding, first.residual))
+        else:
+            x, hidden = first(self.tokens.tokens(features) * mask + MASKED * (1 - mask))
+        for encoder in later:
+            x, hidden = encoder(x)
         joints = x[:, : self.config.joints]
         if self.regressor is None:
             coarse = x[:, self.config.joints :]

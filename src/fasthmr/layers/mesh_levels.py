@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fasthmr.errors import UsageError
 from fasthmr.layers.constant import WeightConstant
-from fasthmr.layers.neighbours import Neighbours, neighbours_of
+from fasthmr.layers.neighbours import Neighbours, mix_rows, neighbours_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +143,7 @@ class MeshLevels(nn.Module):
         self._check()
         index = self.get_buffer(f"up_index_{level}")
         weight = self.get_buffer(f"up_weight_{level}").to(vertices.dtype)
-        parts = vertices.index_select(1, index.flatten()).unflatten(1, tuple(index.shape))
-        return (parts * weight[..., None]).sum(2)
+        return mix_rows(vertices, index, weight)
 
     def _take(self, name: str, rows: Tensor, rest: bool) -> None:
         """Put rows into a buffer, filled up to its width where that is saved with the weights."""

@@ -57,6 +57,16 @@ def neighbours_of(adjacency: Bool[Tensor, "vertices vertices"], shared: int = 0)
     )
 
 
+def mix_rows(
+    x: Float[Tensor, "batch sources dim"],
+    index: Int[Tensor, "rows most"],
+    weight: Float[Tensor, "rows most"],
+) -> Float[Tensor, "batch rows dim"]:
+    """A sparse matrix whose rows are filled up to equal length, times `x`."""
+    parts = x.index_select(1, index.flatten()).unflatten(1, tuple(index.shape))
+    return (parts * weight[..., None]).sum(2)
+
+
 def neighbour_attention(
     q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch heads queries head_dim"],

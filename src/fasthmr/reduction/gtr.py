@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fasthmr.layers.neighbours import Neighbours
+from fasthmr.layers.neighbours import Neighbours, mix_rows
 from fasthmr.layers.query_transformer import QueryTransformer, QueryTransformerConfig, sine_positions
 
 Regressed = tuple[Float[Tensor, "batch vertices 3"], Float[Tensor, "batch 1 dim"]]
@@ -148,5 +147,4 @@ def _mean_of_neighbours(
 ) -> Float[Tensor, "batch vertices dim"]:
     present = (~neighbours.absent).to(x.dtype)
     weight = present / present.sum(1, keepdim=True).clamp(min=1)
-    parts = x.index_select(1, neighbours.index.flatten()).unflatten(1, tuple(neighbours.index.shape))
-    return torch.sum(parts * weight[..., None], dim=2)
+    return mix_rows(x, neighbours.index, weight)
