@@ -16,7 +16,7 @@ from fasthmr.results import DEFAULT_FPS
 class Camera(VideoReader):
     """Frames of one camera; its clock starts with the first frame."""
 
-    live = True
+    live = paced = True
 
     def __init__(self, number: int, max_pixels: int) -> None:
         import cv2

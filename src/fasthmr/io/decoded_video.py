@@ -47,6 +47,8 @@ class DecodedVideo(VideoReader):
             check_size(name, context.width, context.height, max_pixels)
             self.fps = _frame_rate(self._stream)
             self.expected_frames, self._exact = _count(self._container, self._stream, self.fps)
+            # A server of files waits for its reader.
+            self.paced = live and not (url.startswith("http") and self.expected_frames is not None)
             frames = self._decode()
             first = next(frames, None)
             if first is None:

@@ -77,6 +77,7 @@ class VideoReader(ABC):
         size: Width and height of the upright frames in pixels.
         expected_frames: How many there should be, None if nobody knows.
         live: The frames come once and cannot be read again.
+        paced: They come at their own pace and wait for nobody; who is late had better leave some out.
         damage: What is missing, known once all frames have been read.
     """
 
@@ -85,6 +86,7 @@ class VideoReader(ABC):
     size: tuple[int, int]
     expected_frames: int | None = None
     live: bool = False
+    paced: bool = False
     damage: VideoDamage | None = None
 
     @abstractmethod
