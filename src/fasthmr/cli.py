@@ -367,7 +367,8 @@ def bench(
     """Time models in turns, and say how much of this machine's rate of multiplying each one reaches.
 
     Args:
-        models: Presets (random weights where none come along), weight files, or exported models.
+        models: Presets (random weights where none come along), weight files, or exported models. They are
+            compared with the first; names joined by commas make a group with a first of its own.
         batch: Crops that pass the model at once; several numbers separated by commas.
         engine: torch, onnxruntime, openvino, separated by commas; 'auto' for exported models.
         precision: float32, bfloat16, separated by commas.

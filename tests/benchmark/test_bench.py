@@ -18,6 +18,7 @@ from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import UsageError
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
+from fasthmr.models.mesh import MeshModel
 from fasthmr.runtime.backends import open_model
 from fasthmr.temporal.latent_denoiser import LatentDenoiserConfig
 
@@ -49,6 +50,27 @@ def test_summary():
     assert other.speedup == 2.0 and other.interval == pytest.approx((2.0, 2.0)) and other.rounds == 5
     noisy = summarise(torch.rand(9, 2, generator=torch.Generator().manual_seed(0)).double() + 0.5)[1]
     assert noisy.interval[0] < noisy.speedup < noisy.interval[1]
+
+
+def test_groups_are_compared_with_their_own_first():
+    seconds = torch.tensor([[4.0, 2.0, 9.0, 3.0]], dtype=torch.float64).expand(5, 4)
+    timings = summarise(seconds, against=(0, 0, 2, 2))
+    assert [timing.speedup for timing in timings] == [1, 2, 1, 3]
+
+
+def test_names_joined_by_commas_are_a_group(weights: str):
+    report = bench_models(
+        [f"{weights},{weights}", weights], open_model, batches=(1,), seconds=0, min_rounds=2
+    )
+    assert [row.timing.speedup for row in report.rows][::2] == [1, 1]
+    single = bench_models([weights, weights], open_model, batches=(1,), seconds=0.0, min_rounds=2)
+    assert single.rows[0].timing.speedup == 1
+
+
+def test_models_without_their_body_get_a_mesh_of_the_right_size():
+    [(label, model)] = variants("tore_fastmetro_s_r50", None, None, 0)
+    assert isinstance(model, MeshModel) and model.has_mesh and label == "tore_fastmetro_s_r50"
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 def test_a_model_beside_its_merged_form(weights: str):

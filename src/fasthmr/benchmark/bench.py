@@ -54,7 +54,7 @@ class ProductRate:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """What was measured where. Rows of a batch size are compared with the first of them."""
+    """What was measured where. Rows of a batch size are compared with the first of them or of their group."""
 
     rows: tuple[BenchRow, ...]
     products: tuple[ProductRate, ...]
@@ -83,7 +83,8 @@ def bench_models(
 
     Args:
         models: Presets (with the weights that come along, else random ones, which take the same time), weight
-            files, or exported files. All are in memory at once.
+            files, or exported files. All are in memory at once. Where names are joined by commas, each
+            such list is a group that is compared with its own first model.
         open_model: Puts a model on an engine; see `runtime.backends`.
         layers: Time each model also with this many blocks: the last ones are merged into one.
         tokens: And with this many tokens, as `TokenMergePlan.to_keep` merges them.
@@ -98,19 +99,24 @@ def bench_models(
     if not (models and engines and precisions and batches) or min(batches) < 1:
         raise UsageError("a benchmark needs models, engines, precisions, and batch sizes of at least 1")
     where = torch.device(device)
-    candidates = []
-    for name in models:
-        for label, model in variants(name, layers, tokens, seed):
-            candidates += [
-                make_candidate(label, model, open_model, engine, precision, where)
-                for engine in engines
-                for precision in precisions
-            ]
+    grouped = any("," in entry for entry in models)
+    candidates: list[Candidate] = []
+    against: list[int] = []
+    for entry in models:
+        first = len(candidates) if grouped else 0
+        for name in filter(None, entry.split(",")):
+            for label, model in variants(name, layers, tokens, seed):
+                candidates += [
+                    make_candidate(label, model, open_model, engine, precision, where)
+                    for engine in engines
+                    for precision in precisions
+                ]
+        against += [first] * (len(candidates) - len(against))
     machine = _machine(where)
     rows: list[BenchRow] = []
     products: list[ProductRate] = []
     for batch in batches:
-        measured = _measure(candidates, batch, where, seconds, min_rounds, seed)
+        measured = _measure(candidates, against, batch, where, seconds, min_rounds, seed)
         rows += measured[0]
         products += measured[1]
     machine["load_after"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -131,8 +137,8 @@ def as_table(report: BenchReport) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
         caption=f"{machine['device']}, {machine['threads']} threads, load {machine['load_before']} to "
-        f"{machine['load_after']}; medians of rounds in turns, with quartiles; speed-up over the first, with "
-        f"95 % interval; share of the multiply-accumulates a second of a matrix product ({rates})",
+        f"{machine['load_after']}; medians of rounds in turns, with quartiles; speed-up over the first (of "
+        f"its group), with 95 % interval; share of the multiply-accumulates a second of a matrix product ({rates})",
         caption_justify="left",
     )
     for heading, side in (("model", "left"), ("engine", "left"), ("precision", "left")):
@@ -160,6 +166,7 @@ def as_table(report: BenchReport) -> Table:
 @torch.inference_mode()
 def _measure(
     candidates: Sequence[Candidate],
+    against: Sequence[int],
     batch: int,
     device: torch.device,
     seconds: float,
@@ -173,7 +180,8 @@ def _measure(
     )
     for precision, (rows, inner, columns) in wanted:
         runs.append(_product_run(batch * rows, inner, columns, DTYPES[precision], device))
-    timings = summarise(time_in_turns(runs, seconds=seconds, min_rounds=min_rounds), seed)
+    against = [*against, *([0] * len(wanted))]
+    timings = summarise(time_in_turns(runs, seconds=seconds, min_rounds=min_rounds), seed, against)
     rates = {}
     for (precision, (rows, inner, columns)), timing in zip(wanted, timings[len(candidates) :], strict=True):
         speed = _PRODUCT_REPEATS * batch * rows * inner * columns / timing.median_s
@@ -181,7 +189,7 @@ def _measure(
             precision=precision, rows=batch * rows, inner=inner, columns=columns, macs_per_s=speed
         )
     table = []
-    for candidate, timing in zip(candidates, timings, strict=False):
+    for candidate, timing in zip(candidates, timings[: len(candidates)], strict=True):
         rate = rates.get((candidate.precision, candidate.product))
         reached = batch * candidate.macs / timing.median_s
         table.append(

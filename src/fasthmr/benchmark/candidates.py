@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fasthmr.benchmark.counters import LAYERS, build_for_counting, count, example_inputs, input_size
+from fasthmr.benchmark.stand_in_mesh import give_stand_in_mesh
 from fasthmr.benchmark.timing import Run
 from fasthmr.checkpoints.config_json import config_from_json
 from fasthmr.errors import UsageError
+from fasthmr.models.inference import ready_for_inference
+from fasthmr.models.mesh import MeshModel
 from fasthmr.models.reduced import reduce_model
 from fasthmr.reduction.eclm import LayerMergePlan
 from fasthmr.reduction.mask_tokens import ellipse_mask
@@ -61,7 +64,7 @@ class Candidate:
 def variants(
     name: str, layers: int | None, tokens: int | None, seed: int
 ) -> list[tuple[str, nn.Module | Path]]:
-    """A model, and the same one merged if that is asked for, with what to call them.
+    """A model, and the same one merged if that is asked for, with what to call them; ready for inference.
 
     Raises:
         UsageError: There is no such model, or it cannot be merged so.
@@ -76,11 +79,14 @@ def variants(
         label = name
     else:
         model, label = load_model(name), Path(name).name
+    if isinstance(model, MeshModel):
+        give_stand_in_mesh(model, seed)
     if layers is None and tokens is None:
-        return [(label, model)]
+        return [(label, ready_for_inference(model))]
     merged = reduce_model(model, layers=_layer_plan(model, layers), tokens=_token_plan(model, tokens))
     wanted = [f"{layers} layers"] * (layers is not None) + [f"{tokens} tokens"] * (tokens is not None)
-    return [(label, model), (f"{label}, {', '.join(wanted)}", merged.eval())]
+    described = f"{label}, {', '.join(wanted)}"
+    return [(label, ready_for_inference(model)), (described, ready_for_inference(merged))]
 
 
 def _layer_plan(model: Any, layers: int | None) -> LayerMergePlan | None:

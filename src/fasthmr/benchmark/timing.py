@@ -24,7 +24,7 @@ class Timing:
 
     Attributes:
         quartiles_s: First and third.
-        speedup: Median of the first candidate over this one's.
+        speedup: Median of the candidate compared with, the first of them all or of a group, over this one's.
         interval: 95 % bootstrap interval of `speedup`; rounds are drawn again, all candidates together.
     """
 
@@ -60,8 +60,14 @@ def time_in_turns(
     return torch.tensor(rounds, dtype=torch.float64)
 
 
-def summarise(seconds: Float[Tensor, "rounds runs"], seed: int = 0) -> list[Timing]:
-    """What the rounds of `time_in_turns` say about each run."""
+def summarise(
+    seconds: Float[Tensor, "rounds runs"], seed: int = 0, against: Sequence[int] | None = None
+) -> list[Timing]:
+    """What the rounds of `time_in_turns` say about each run.
+
+    Args:
+        against: For each run the number of the one to compare it with; the first for all if None.
+    """
     count = len(seconds)
     generator = torch.Generator().manual_seed(seed)
     drawn = seconds[torch.randint(count, (_DRAWS, count), generator=generator)]
@@ -70,13 +76,14 @@ def summarise(seconds: Float[Tensor, "rounds runs"], seed: int = 0) -> list[Timi
     timings = []
     for i in range(seconds.shape[1]):
         low, median, high = quartiles[:, i].tolist()
+        base = 0 if against is None else against[i]
         timings.append(
             Timing(
                 rounds=count,
                 median_s=median,
                 quartiles_s=(low, high),
-                speedup=float(quartiles[1, 0]) / median,
-                interval=interval_of(drawn_medians[:, 0] / drawn_medians[:, i]),
+                speedup=float(quartiles[1, base]) / median,
+                interval=interval_of(drawn_medians[:, base] / drawn_medians[:, i]),
             )
         )
     return timings

@@ -108,6 +108,11 @@ class FastMetroHead(nn.Module):
         """Take over the mesh; see `MeshLevels.place`. This head has no template."""
         self.mesh.place(operators)
 
+    @property
+    def knows_mesh(self) -> bool:
+        """Whether the mesh is there."""
+        return self.mesh.known
+
     def forward(self, features: Float[Tensor, "batch channels rows columns"]) -> MeshOutput:
         """Camera, joints and vertices of every level.
 

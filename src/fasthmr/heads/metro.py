@@ -174,15 +174,20 @@ class TemplateTokens(nn.Module):
         constant = constant + self.mix.bias[:, None] * weight.sum(1)
         return constant + self.mix.weight[..., 0] @ image
 
+    @property
+    def known(self) -> bool:
+        """Whether the body at rest is there, placed or loaded with the weights."""
+        if self.template.is_meta:
+            return True
+        self._known = self._known or bool(self.template.any())
+        return self._known
+
     def _check(self) -> None:
-        if self._known or self.template.is_meta:
-            return
-        if not bool(self.template.any()):
+        if not self.known:
             raise UsageError(
                 "this model starts from its body at rest, which published weight files do not hold: "
                 "model.set_mesh(operators, template)"
             )
-        self._known = True
 
 
 class LearnedUpsampling(nn.Module):
@@ -260,6 +265,11 @@ class MetroHead(nn.Module):
             raise UsageError("METRO starts from its body at rest: set_mesh(operators, template)")
         self.mesh.place(operators)
         self.tokens.place(template)
+
+    @property
+    def knows_mesh(self) -> bool:
+        """Whether mesh and body at rest are there."""
+        return self.mesh.known and self.tokens.known
 
     def draw_mask(
         self, batch: int, generator: torch.Generator | None = None

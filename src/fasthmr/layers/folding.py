@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold_batch_norms(model: nn.Module, *, channels_last: bool = False) -> nn.Module:
+def fold_batch_norms(model: nn.Module, *, channels_last: bool = False, in_place: bool = False) -> nn.Module:
     """A copy in evaluation mode whose convolutions do the work of the batch norms behind them; exact.
 
     Which convolution a batch norm belongs to is told by the order of parts: it directly follows it among the
@@ -19,8 +19,9 @@ def fold_batch_norms(model: nn.Module, *, channels_last: bool = False) -> nn.Mod
     Args:
         channels_last: Also store the weights of convolutions so that channels lie side by side in memory,
             which CPUs and tensor cores read faster; pictures may come in either order.
+        in_place: Change the model itself and save the memory for a copy.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = (model if in_place else copy.deepcopy(model)).eval()
     with torch.no_grad():
         for module in list(folded.modules()):
             for (name, conv), (follower, norm) in pairwise(list(module.named_children())):

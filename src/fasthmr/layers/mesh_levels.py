@@ -118,6 +118,14 @@ class MeshLevels(nn.Module):
             self._take(f"up_weight_{i}", weight, False)
         self._placed = True
 
+    @property
+    def known(self) -> bool:
+        """Whether the mesh is there, placed or loaded with the weights."""
+        if self.near_absent.is_meta:
+            return True
+        self._placed = self._placed or not bool(self.near_absent.all())
+        return self._placed
+
     def neighbours(self, shared: int = 0) -> Neighbours:
         """Who reads whom at the coarsest level, behind `shared` tokens that all read.
 
@@ -154,14 +162,11 @@ class MeshLevels(nn.Module):
         setattr(self, name, new)
 
     def _check(self) -> None:
-        if self._placed or self.near_absent.is_meta:
-            return
-        if bool(self.near_absent.all()):
+        if not self.known:
             raise UsageError(
                 f"this model needs the mesh of its body at {_chain(self.config.vertices)} vertices, which "
                 "published weight files do not hold: model.set_mesh(operators)"
             )
-        self._placed = True
 
 
 def _to_coo(matrix: Tensor) -> Tensor:

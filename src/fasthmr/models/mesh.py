@@ -93,11 +93,13 @@ class MeshModel(nn.Module):
         crop_size: Side in pixels of the crops to feed.
         crop_aspect: Width and height that boxes are grown to before the square is taken.
         crop_antialias: Whether large boxes are blurred.
+        crop_margin: Side of the square to the longer side of the box (METRO's data sets).
         takes_camera: Whether the model is called with `geometry.cameras.bbox_info` after the crops.
     """
 
     crop_aspect: ClassVar[tuple[int, int]] = (1, 1)
     crop_antialias: ClassVar[bool] = False
+    crop_margin: ClassVar[float] = 1.2
     takes_camera: ClassVar[bool] = False
 
     def __init__(self, config: MeshModelConfig) -> None:
@@ -119,6 +121,11 @@ class MeshModel(nn.Module):
             UsageError: They are of another body.
         """
         self.head.set_mesh(operators, template)
+
+    @property
+    def has_mesh(self) -> bool:
+        """Whether the mesh of the body is known, from the weights or from `set_mesh`."""
+        return self.head.knows_mesh
 
     def forward(
         self,
