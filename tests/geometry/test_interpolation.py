@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
-from fasthmr.geometry.interpolation import continuous_quaternions, sample_rotations, sample_values
+from fasthmr.geometry.interpolation import (
+    continuous_quaternions,
+    mix_rotations,
+    sample_rotations,
+    sample_values,
+)
 
 _TIMES = torch.tensor([0.5, 1.0, 2.0, 2.25], dtype=torch.float64)
 _AT = torch.tensor([-1.0, 0.5, 0.6, 1.0, 1.7, 2.2, 2.25, 9.0], dtype=torch.float64)
@@ -42,3 +47,15 @@ def test_quaternions_keep_to_one_side() -> None:
     flipped = quat * torch.where(quat[..., :1] < 0, -1, 1)
     assert (flipped[1:] * flipped[:-1]).sum(-1).min() < 0
     torch.testing.assert_close(continuous_quaternions(flipped), quat)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 1.3])
+def test_a_share_of_a_turn(share: float) -> None:
+    rng = np.random.default_rng(2)
+    start, turn = Rotation.from_rotvec(rng.normal(size=(5, 3))), rng.normal(size=(5, 3))
+    end = Rotation.from_rotvec(turn) * start
+    expected = (Rotation.from_rotvec(share * turn) * start).as_matrix()
+    a, b = torch.from_numpy(start.as_matrix()), torch.from_numpy(end.as_matrix())
+    np.testing.assert_allclose(mix_rotations(a, b, share), expected, atol=1e-12)
+    shares = torch.full((5,), share)
+    np.testing.assert_allclose(mix_rotations(a, b, shares), expected, atol=1e-7)

@@ -8,7 +8,9 @@ import torch
 from fasthmr.benchmark.counters import count
 from fasthmr.body.default_body import load_default_body
 from fasthmr.checkpoints.config_json import config_from_json, config_to_json
-from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder, MotionDecoderConfig
+from fasthmr.geometry.rotations import geodesic_angle
+from fasthmr.models.motion_decoder import MotionDecoder, MotionDecoderConfig
+from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
@@ -101,6 +103,24 @@ def test_hidden_frames_and_features_are_read_or_not(decoder, motion_track):
     torch.nn.init.zeros_(decoder.denoiser.readout.weight)
 
 
+def test_limbs_go_a_share_of_the_way(decoder, motion_track):
+    torch.nn.init.normal_(decoder.denoiser.readout.weight, generator=torch.Generator().manual_seed(0))
+    track = motion_track(FRAMES, seed=3)
+    found = {}
+    for share in (0.0, 0.4, 1.0):
+        one = replace(decoder.config, limbs=share).build().eval()
+        one.load_state_dict(decoder.state_dict())
+        found[share] = DecoderFilter(decoder=one)(track).params
+    torch.nn.init.zeros_(decoder.denoiser.readout.weight)
+    settled = DecoderFilter(decoder=decoder)(track).params
+    torch.testing.assert_close(found[0.0].body_pose, settled.body_pose, atol=1e-4, rtol=0)
+    whole = geodesic_angle(settled.body_pose, found[1.0].body_pose)
+    part = geodesic_angle(settled.body_pose, found[0.4].body_pose)
+    assert float(whole.max()) > 0.05
+    torch.testing.assert_close(part, 0.4 * whole, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[0.0].global_orient, found[1.0].global_orient)
+
+
 def test_targets_come_back(decoder):
     true, given = torch.randn(2, 1, 4, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(decoder.latents(decoder.targets(true, given), given), true, atol=1e-5)
@@ -118,5 +138,7 @@ def test_configuration(decoder):
     assert config_from_json(config_to_json(config)) == config
     with pytest.raises(ValueError, match="known about a frame"):
         replace(config, features=7)
+    with pytest.raises(ValueError, match="share"):
+        replace(config, limbs=1.5)
     with pytest.raises(ValueError, match="latents"):
         replace(config, denoiser=replace(config.denoiser, latents=3))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fasthmr.errors import UsageError
-from fasthmr.models.motion_decoder import DecoderFilter
+from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.runtime import video_options
 from fasthmr.runtime.video_options import VideoOptions
 from fasthmr.temporal.smoothing import SavitzkyGolay

@@ -12,12 +12,14 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.clips import SyntheticClip
 from fasthmr.errors import UsageError
-from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder
+from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.training import clip_features, diffusion_decoder
 from fasthmr.training.clip_features import PairedClip, cache_features, load_pairs
-from fasthmr.training.diffusion_decoder import DiffusionDecoderTraining, motion_errors, train
+from fasthmr.training.diffusion_decoder import DiffusionDecoderTraining, train
+from fasthmr.training.motion_errors import motion_errors
 from fasthmr.training.motion_loop import LoopConfig
 from fasthmr.training.motion_pairs import MotionPairs
 from fasthmr.training.motion_windows import MotionWindows

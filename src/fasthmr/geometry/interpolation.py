@@ -42,6 +42,15 @@ def sample_rotations(
     return quat_wxyz_to_rotmat(_slerp(quat[before], quat[after], _as_column(share, quat).to(quat)))
 
 
+def mix_rotations(
+    a: Float[Tensor, "*batch 3 3"], b: Float[Tensor, "*batch 3 3"], share: Float[Tensor, "*#batch"] | float
+) -> Float[Tensor, "*batch 3 3"]:
+    """The shorter turn from `a` (share 0) to `b` (share 1); more than 1 goes on beyond it."""
+    quat = rotmat_to_quat_wxyz(a)
+    share = torch.as_tensor(share, dtype=quat.dtype, device=quat.device)[..., None]
+    return quat_wxyz_to_rotmat(_slerp(quat, rotmat_to_quat_wxyz(b), share))
+
+
 def _slerp(
     a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch 4"], share: Float[Tensor, "*batch_1 1"]
 ) -> Float[Tensor, "*batch 4"]:

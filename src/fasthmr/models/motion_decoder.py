@@ -4,7 +4,8 @@ The paper (arXiv 2510.10868, sec. 3.3) makes a clip's motion from the features o
 the form "correction", also reads the poses that the image model found, as numbers of each frame and as
 latents of the motion prior, and makes the difference to the latents of the true motion. These latents are
 settled first by a linear map of each with its neighbours, which is fitted in closed form and takes the
-jitter away; knowing nothing beyond it the denoiser changes nothing.
+jitter away; knowing nothing beyond it the denoiser changes nothing. Its motion decides where a body faces;
+limbs go a share of the way from the settled motion, since a mean of possible limbs is no pose.
 """
 
 from __future__ import annotations
@@ -12,29 +13,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fasthmr.geometry.interpolation import mix_rotations
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior, MotionPriorConfig
 from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig, with_neighbours
-from fasthmr.temporal.representation import Standardiser, sample_frames
+from fasthmr.temporal.representation import Standardiser
 from fasthmr.temporal.smoothing import SavitzkyGolay, median_shape
 from fasthmr.temporal.windows import OVERLAP, join_windows, split_windows
-from fasthmr.types import BodyParams, MotionTrack
-
-FRAME_RATE = 30.0
-"""Frames per second of the clips that the model was trained on."""
-
-_RATES = (22.0, 40.0)
-"""Videos with other rates are brought to `FRAME_RATE` and back; training warps time by as much."""
+from fasthmr.types import MotionTrack
 
 _PLACE_CHANNELS = 4
-_SHORTEST = 9
 _NEAREST = 1e-2
 _RIDGE = 1e-3
 
@@ -46,6 +41,7 @@ class MotionDecoderConfig:
     Attributes:
         features: Numbers of the image model's feature of a frame.
         form: "correction" (ours) or "features" (the paper's), see above.
+        limbs: Share of the denoiser's turn that limbs make; the root makes all of it.
         place: Filter of the place.
     """
 
@@ -54,6 +50,7 @@ class MotionDecoderConfig:
     schedule: DiffusionSchedule = field(default_factory=DiffusionSchedule)
     features: int = 268
     form: Literal["correction", "features"] = "correction"
+    limbs: float = 1.0
     place: SavitzkyGolay = field(default_factory=SavitzkyGolay)
 
     def __post_init__(self) -> None:
@@ -62,6 +59,8 @@ class MotionDecoderConfig:
             raise ValueError("MotionDecoderConfig: the denoiser makes latents of stretches, the VAE others")
         if self.form not in ("correction", "features"):
             raise ValueError(f"MotionDecoderConfig: form '{self.form}' is neither correction nor features")
+        if not 0 <= self.limbs <= 1:
+            raise ValueError(f"MotionDecoderConfig: limbs={self.limbs} is no share")
         ours = denoiser.latents, denoiser.patch, denoiser.latent_dim
         if ours != (vae.latents, vae.patch, vae.width):
             raise ValueError(
@@ -152,15 +151,17 @@ class MotionDecoder(nn.Module):
             noise: To start from; zeros if None, so that results repeat and windows agree.
             steps: Calls of the denoiser.
         """
-        given, tokens = self.known(numbers, condition_mask)
+        return self._denoised(*self.known(numbers, condition_mask), noise, steps)
+
+    def _denoised(self, given: Tensor, tokens: Tensor, noise: Tensor | None = None, steps: int = 1) -> Tensor:
+        """The same from what `known` gave."""
         if noise is None:
             noise = torch.zeros_like(given)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             return self.denoiser.predict(noisy, timesteps, tokens)
 
-        made = self.config.schedule.ddim(predict, noise, steps)
-        return self.latents(made, given)
+        return self.latents(self.config.schedule.ddim(predict, noise, steps), given)
 
     def known(
         self,
@@ -222,18 +223,35 @@ class MotionDecoder(nn.Module):
         self,
         numbers: Float[Tensor, "batch frames numbers"],
         condition_mask: Bool[Tensor, "batch frames"] | None = None,
-    ) -> Float[Tensor, "batch frames channels"]:
-        """Standardised pose numbers of clips from what is known about their frames; see `denoise`."""
-        return self.prior.vae.decode(self.denoise(numbers, condition_mask), numbers.shape[1])
+    ) -> Float[Tensor, "batch frames 2 channels"]:
+        """Standardised pose numbers of clips from what is known about their frames; see `denoise`.
 
-    def poses(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames channels"]:
+        Returns:
+            As the denoiser makes them, and as they are settled.
+        """
+        given, tokens = self.known(numbers, condition_mask)
+        both = torch.cat([self._denoised(given, tokens), given])
+        return torch.stack(self.prior.vae.decode(both, numbers.shape[1]).chunk(2), dim=2)
+
+    def poses(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames 2 channels"]:
         """The same for a track of any length; a short one goes on with its last frame, which is not read."""
         frames, size = len(numbers), self.config.denoiser.frames
         missing = max(size - frames, 0)
         overlap = min(OVERLAP, size // 2)
         windows = split_windows(torch.cat([numbers, numbers[-1:].expand(missing, -1)]), size, overlap)
         mask = (torch.arange(size) < frames).expand(len(windows), -1) if missing else None
-        return join_windows(self(windows, mask), frames + missing, overlap)[:frames]
+        joined = join_windows(self(windows, mask).flatten(2), frames + missing, overlap)[:frames]
+        return joined.unflatten(1, (2, -1))
+
+    def rotations(
+        self, poses: Float[Tensor, "frames 2 channels"], betas: Float[Tensor, "frames num_betas"]
+    ) -> Float[Tensor, "frames 24 3 3"]:
+        """Rotations of all joints from what `poses` gave."""
+        if self.config.limbs == 1:
+            return self.prior.rotations(poses[:, 0], betas)
+        made, settled = self.prior.rotations(poses, betas[:, None]).unbind(1)
+        limbs = mix_rotations(settled[:, 1:], made[:, 1:], self.config.limbs)
+        return torch.cat([made[:, :1], limbs], dim=1)
 
     def known_betas(self, betas: Float[Tensor, "frames given"]) -> Float[Tensor, "frames num_betas"]:
         """As many coefficients as the prior knows; those that are missing are zero."""
@@ -244,53 +262,3 @@ class MotionDecoder(nn.Module):
         """Inputs of one call: a clip of zeros."""
         size = self.channels + self.config.side_dim
         return (self.target_mean.new_zeros(1, self.config.denoiser.frames, size),)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DecoderFilter:
-    """A motion filter: a decoder between the records of a track.
-
-    Attributes:
-        takes_features: What tells a pipeline to hand over the features of the image model.
-    """
-
-    decoder: MotionDecoder
-    takes_features: ClassVar[bool] = True
-
-    def __call__(self, track: MotionTrack) -> MotionTrack:
-        """The smooth motion of a track; times, boxes, scores and features stay as they are."""
-        decoder, params = self.decoder, track.params
-        if len(track.times) < 2:
-            return track
-        assert params.transl is not None
-        with torch.no_grad():
-            betas = median_shape(params.betas)
-            there, back = _even_times(track.times)
-            numbers = decoder.frame_numbers(track)
-            pose = decoder.poses(numbers if there is None else sample_frames(numbers, there))
-            pose = pose if back is None else sample_frames(pose, back)
-            rotmats = decoder.prior.rotations(pose, decoder.known_betas(betas))
-            moved = BodyParams(
-                global_orient=rotmats[:, :1],
-                body_pose=rotmats[:, 1:],
-                betas=betas,
-                transl=decoder.config.place.place(params.transl, track.times),
-            )
-        return dataclasses.replace(track, params=moved)
-
-
-def _even_times(
-    times: Float[Tensor, "frames"],
-) -> tuple[Float[Tensor, "even"] | None, Float[Tensor, "frames"] | None]:
-    """Where frames at `FRAME_RATE` lie among those given, and the other way; None where those will do."""
-    steps = times.diff().double()
-    rate = 1 / steps.median().clamp(min=1e-6)
-    steady = bool((steps.max() < 1.5 * steps.median()) & (rate > _RATES[0]) & (rate < _RATES[1]))
-    if steady:
-        return None, None
-    seconds = (times - times[0]).double()
-    count = max(round(float(seconds[-1]) * FRAME_RATE) + 1, _SHORTEST)
-    even = torch.linspace(0, float(seconds[-1]), count, dtype=torch.float64)
-    right = torch.searchsorted(seconds, even).clamp(1, len(seconds) - 1)
-    share = (even - seconds[right - 1]) / (seconds[right] - seconds[right - 1]).clamp(min=1e-9)
-    return right - 1 + share, seconds / seconds[-1].clamp(min=1e-9) * (count - 1)

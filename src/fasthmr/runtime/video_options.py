@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from fasthmr.errors import UsageError, did_you_mean
-from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder
+from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.runtime.tracks import MotionFilter
 from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
 from fasthmr.zoo import create_model, pretrained_file

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.motion import MotionLibrary
 from fasthmr.data.synthetic import package_assets
 from fasthmr.errors import UsageError
-from fasthmr.evaluation.metrics import acceleration_error, mpjpe_mm, pa_mpjpe_mm
-from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder, MotionDecoderConfig
+from fasthmr.models.motion_decoder import MotionDecoder, MotionDecoderConfig
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior
 from fasthmr.temporal.diffusion import DiffusionSchedule
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
+from fasthmr.temporal.representation import POINT_CHANNELS
 from fasthmr.training.clip_features import PairedClip, load_pairs
+from fasthmr.training.motion_errors import judge_motion
 from fasthmr.training.motion_loop import LoopConfig, run_loop
-from fasthmr.training.motion_losses import future_mask, squared_error
+from fasthmr.training.motion_losses import future_mask, mean_length, squared_error
 from fasthmr.training.motion_pairs import MotionPairs, PairBatch
 from fasthmr.training.motion_windows import MotionWindows
-from fasthmr.types import MotionTrack
 from fasthmr.zoo import load_model
 
 _LOG = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class DiffusionDecoderTraining:
         val_clips, val_features: Those that progress is measured on.
         motion: Folder with recorded motion; None for the package's.
         form: "correction" (ours) or "features" (the paper's condition).
+        limbs: Share of the correction that limbs make.
         prediction: "velocity", or "noise", which cannot work in one step.
         rendered, disturbed: Clips of a batch with features, and without pictures.
         terminal: Share of a batch at the last time step, from zeros, where the result is that of one step and
@@ -74,6 +75,7 @@ class DiffusionDecoderTraining:
     val_features: Path
     motion: Path | None = None
     form: Literal["correction", "features"] = "correction"
+    limbs: float = 0.3
     prediction: Literal["velocity", "noise"] = "velocity"
     width: int = 256
     layers: int = 3
@@ -124,6 +126,7 @@ class DiffusionDecoderTraining:
             ),
             features=features,
             form=self.form,
+            limbs=self.limbs if self.form == "correction" else 1.0,
         )
 
 
@@ -263,73 +266,9 @@ def _point_terms(
     mask: Bool[Tensor, "batch frames"],
 ) -> dict[str, Tensor]:
     """Mean distance of points, and of their accelerations, over the frames that were to be read."""
-    channels = 87
-    off = (made - true)[..., :channels] * decoder.prior.standardiser.std[:channels]
+    off = (made - true)[..., :POINT_CHANNELS] * decoder.prior.standardiser.std[:POINT_CHANNELS]
     off = off.unflatten(-1, (-1, 3))
-    second = off.diff(n=2, dim=1)
-
-    def mean(values: Tensor, used: Tensor) -> Tensor:
-        length = (values.square().sum(-1) + 1e-12).sqrt().mean(-1)
-        return torch.where(used, length, 0.0).sum() / used.sum().clamp(min=1)
-
-    return {"points": mean(off, mask), "acceleration": mean(second, mask[:, 2:])}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotionErrors:
-    """Errors of motion, means over clips, joints relative to the pelvis.
-
-    Attributes:
-        mpjpe_mm, pa_mpjpe_mm: Of 24 joints.
-        acceleration: mm a frame squared.
-    """
-
-    mpjpe_mm: float
-    pa_mpjpe_mm: float
-    acceleration: float
-
-
-@torch.no_grad()
-def motion_errors(
-    prior: MotionPrior, clips: Sequence[PairedClip], smooth: Callable[[MotionTrack], MotionTrack]
-) -> MotionErrors:
-    """Measure a motion filter on what an image model read."""
-    rows = []
-    for clip in clips:
-        found, true = (_joints(prior, track) for track in (smooth(clip.read), clip.true))
-        rows.append(
-            torch.stack(
-                [
-                    mpjpe_mm(found, true).mean(),
-                    pa_mpjpe_mm(found, true).mean().to(found),
-                    acceleration_error(found, true).mean(),
-                ]
-            )
-        )
-    return MotionErrors(
-        **dict(zip(MotionErrors.__annotations__, torch.stack(rows).mean(0).tolist(), strict=True))
-    )
-
-
-def _joints(prior: MotionPrior, track: MotionTrack) -> Float[Tensor, "frames 24 3"]:
-    params = track.params
-    joints = prior.joints(torch.cat([params.global_orient, params.body_pose], dim=1), params.betas)
-    return joints - joints[:, :1]
-
-
-def judge_motion(clips: Sequence[PairedClip]) -> Callable[[nn.Module], str]:
-    """Says in a line how well a decoder does on clips, beside the image model alone."""
-    alone: list[MotionErrors] = []
-
-    def judge(model: nn.Module) -> str:
-        decoder = cast(MotionDecoder, model)
-        if not alone:
-            alone.append(motion_errors(decoder.prior, clips, lambda track: track))
-        found, before = motion_errors(decoder.prior, clips, DecoderFilter(decoder=decoder)), alone[0]
-        return (
-            f"MPJPE {found.mpjpe_mm:.2f} of {before.mpjpe_mm:.2f} mm, PA-MPJPE {found.pa_mpjpe_mm:.2f} of "
-            f"{before.pa_mpjpe_mm:.2f} mm, acceleration error {found.acceleration:.2f} of "
-            f"{before.acceleration:.2f} mm/frame²"
-        )
-
-    return judge
+    return {
+        "points": mean_length(off, mask),
+        "acceleration": mean_length(off.diff(n=2, dim=1), mask[:, 2:]),
+    }

@@ -68,8 +68,8 @@ def motion_vae_losses(
     if std is not None:
         channels = 3 * joints
         off = ((predicted - motion)[..., :channels] * std[:channels]).unflatten(-1, (joints, 3))
-        terms["joints"] = _mean(_length(off).mean(-1), used)
-        terms["velocity"] = _mean(_length(off.diff(dim=1)).mean(-1), used[:, 1:])
+        terms["joints"] = mean_length(off, used)
+        terms["velocity"] = mean_length(off.diff(dim=1), used[:, 1:])
     return terms
 
 
@@ -117,10 +117,12 @@ def future_mask(
     return length_mask(torch.where(whole, frames, ends), frames)
 
 
+def mean_length(
+    vectors: Float[Tensor, "batch frames points 3"], used: Bool[Tensor, "batch frames"]
+) -> Float[Tensor, ""]:
+    """Mean Euclidean length over the frames that count, with a gradient at zero."""
+    return _mean((vectors.square().sum(-1) + 1e-12).sqrt().mean(-1), used)
+
+
 def _mean(values: Float[Tensor, "batch frames"], used: Bool[Tensor, "batch frames"]) -> Float[Tensor, ""]:
     return torch.where(used, values, 0.0).sum() / used.sum().clamp(min=1)
-
-
-def _length(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-    """Euclidean length, with a gradient at zero."""
-    return (vectors.square().sum(-1) + 1e-12).sqrt()

@@ -19,13 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fasthmr.geometry.interpolation import continuous_quaternions
-from fasthmr.geometry.rotations import (
-    axis_angle_to_rotmat,
-    quat_wxyz_to_rotmat,
-    rotmat_to_axis_angle,
-    rotmat_to_quat_wxyz,
-)
+from fasthmr.geometry.interpolation import continuous_quaternions, mix_rotations
+from fasthmr.geometry.rotations import geodesic_angle, quat_wxyz_to_rotmat, rotmat_to_quat_wxyz
 from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.temporal.representation import SPEEDS, sample_frames
 from fasthmr.temporal.smoothing import median_shape
@@ -99,7 +94,8 @@ class MotionPairs:
         for row in np.flatnonzero(rng.random(count) < 0.5):
             errors[row], side[row] = errors[row].flip(0), side[row].flip(0)
         strength = torch.from_numpy(rng.uniform(*_STRENGTH, size=count)).to(errors)
-        turned = _scaled(errors, strength[:, None, None]) @ _rotations(true)
+        none = torch.eye(3).expand_as(errors)
+        turned = mix_rotations(none, errors, strength[:, None, None]) @ _rotations(true)
         betas = true.betas + self._shape_errors[chosen][:, None]
         true = dataclasses.replace(true, betas=betas)
         prior, features = self._decoder.prior, self._decoder.config.features
@@ -131,21 +127,14 @@ def within_reach(clip: PairedClip) -> BodyParams:
     no pose at all.
     """
     root = slow_part(clip.read.params.global_orient[None])[0]
-    turn = rotmat_to_axis_angle(clip.true.params.global_orient @ root.mT)
+    true = clip.true.params.global_orient
     near, far = _REACH
-    share = ((far - turn.norm(dim=-1, keepdim=True)) / (far - near)).clamp(0, 1)
-    return dataclasses.replace(clip.true.params, global_orient=axis_angle_to_rotmat(share * turn) @ root)
+    share = ((far - geodesic_angle(root, true)) / (far - near)).clamp(0, 1)
+    return dataclasses.replace(clip.true.params, global_orient=mix_rotations(root, true, share))
 
 
 def _rotations(params: BodyParams) -> Float[Tensor, "*batch 24 3 3"]:
     return torch.cat([params.global_orient, params.body_pose], dim=-3)
-
-
-def _scaled(
-    rotmats: Float[Tensor, "batch frames 24 3 3"], factor: Float[Tensor, "batch 1 1"]
-) -> Float[Tensor, "batch frames 24 3 3"]:
-    """Rotations about the same axes by other angles."""
-    return axis_angle_to_rotmat(rotmat_to_axis_angle(rotmats) * factor[..., None])
 
 
 def _warped(

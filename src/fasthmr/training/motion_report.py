@@ -20,7 +20,8 @@ from fasthmr.data.synthetic import package_assets
 from fasthmr.errors import UsageError
 from fasthmr.evaluation.metrics import acceleration_error, bootstrap_interval, mpjpe_mm, pa_mpjpe_mm, pve_mm
 from fasthmr.io.atomic import write_bytes
-from fasthmr.models.motion_decoder import DecoderFilter, MotionDecoder
+from fasthmr.models.motion_decoder import MotionDecoder
+from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
 from fasthmr.training.clip_features import PairedClip, cache_features, load_pairs
 from fasthmr.training.motion_vae import reconstruct
