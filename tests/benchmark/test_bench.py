@@ -60,7 +60,7 @@ def test_groups_are_compared_with_their_own_first():
 
 def test_names_joined_by_commas_are_a_group(weights: str):
     report = bench_models(
-        [f"{weights},{weights}", weights], open_model, batches=(1,), seconds=0, min_rounds=2
+        [f"{weights},{weights}", weights], open_model, batches=(1,), seconds=0.0, min_rounds=2
     )
     assert [row.timing.speedup for row in report.rows][::2] == [1, 1]
     single = bench_models([weights, weights], open_model, batches=(1,), seconds=0.0, min_rounds=2)

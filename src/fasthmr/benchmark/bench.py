@@ -138,7 +138,8 @@ def as_table(report: BenchReport) -> Table:
         padding=(0, 1, 0, 0),
         caption=f"{machine['device']}, {machine['threads']} threads, load {machine['load_before']} to "
         f"{machine['load_after']}; medians of rounds in turns, with quartiles; speed-up over the first (of "
-        f"its group), with 95 % interval; share of the multiply-accumulates a second of a matrix product ({rates})",
+        "its group), with 95 % interval; share of the multiply-accumulates a second of a matrix product "
+        f"({rates})",
         caption_justify="left",
     )
     for heading, side in (("model", "left"), ("engine", "left"), ("precision", "left")):

@@ -18,9 +18,9 @@ def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
     """Every preset that matches a shell pattern, ready for JSON.
 
     Counts are whole numbers for one person, `image_size` is (height, width) of the picture to feed, of
-    models of motion (frames, numbers of a frame). Published
-    numbers are in millions and billions as printed; differences are ours minus theirs, and `agrees` says
-    whether ours, rounded as theirs, are the same. `docs/design/011` says what the two conventions count.
+    models of motion (frames, numbers of a frame). Published numbers are in millions and billions as printed;
+    differences are ours minus theirs, and `agrees` says whether ours, rounded as theirs, are the same.
+    `docs/design/011` says what the two conventions count.
 
     Raises:
         UsageError: None matches.

@@ -1,4 +1,4 @@
-"""Meshes of the right size for models whose own belongs to a body that is not at hand; the time is the same."""
+"""Meshes of the right size for models whose own belongs to a body that is not at hand: it takes as long."""
 
 from __future__ import annotations
 
