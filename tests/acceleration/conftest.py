@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.encoders.vit import ViTConfig
-from fasthmr.geometry.rotations import axis_angle_to_rotmat
-from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.io.images import write_image
 from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
-from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
+from fasthmr.models.keypoint_hmr import KeypointHMR
+from tests.rendered_records import write_records
+from tests.small_models import small_keypoint_hmr
 
 RECORDS = 36
 
@@ -31,13 +30,7 @@ def _quiet(blocks: torch.nn.ModuleList, which: tuple[int, ...]) -> None:
 @pytest.fixture(scope="session")
 def model() -> KeypointHMR:
     """48 tokens, 5 blocks, two of which are redundant."""
-    torch.manual_seed(0)
-    channels = (8, 12, 16)
-    encoder = ConvViTConfig(
-        widths=channels, blocks=(1, 1, 1), token_stride=8, depth=5, heads=2, image_size=(64, 48)
-    )
-    head = KeypointSMPLConfig(channels=channels, token_stride=8, map_channels=8, dim=16, depth=1, heads=2)
-    made = KeypointHMRConfig(encoder=encoder, head=head).build().eval()
+    made = small_keypoint_hmr(depth=5)
     _quiet(made.encoder.blocks, (2, 3))
     return made
 
@@ -68,24 +61,7 @@ def camera_hmr() -> torch.nn.Module:
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise with a person-shaped mask, and labels."""
     folder = tmp_path_factory.mktemp("records")
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (RECORDS, 160, 160, 4), dtype=np.uint8)
-    pictures[..., 3] = 0
-    pictures[:, 30:130, 60:100, 3] = 255
-    np.save(folder / "00000.rgbm.npy", pictures)
-    rotations = axis_angle_to_rotmat(torch.from_numpy(rng.normal(size=(RECORDS, 24, 3)) * 0.3)).numpy()
-    K = np.array([[500.0, 0, 80], [0, 500, 80], [0, 0, 1]], dtype=np.float32)
-    np.savez(
-        folder / "00000.labels.npz",
-        index=np.arange(RECORDS),
-        rotations=rotations.astype(np.float32),
-        betas=rng.normal(size=(RECORDS, 10)).astype(np.float32),
-        joints_3d=rng.normal(size=(RECORDS, 35, 3)).astype(np.float32),
-        points_2d=rng.uniform(20, 140, (RECORDS, 35, 2)).astype(np.float32),
-        points_inside=np.ones((RECORDS, 35), dtype=bool),
-        box_xyxy=np.tile(np.array([50, 20, 110, 140], dtype=np.float32), (RECORDS, 1)),
-        K=np.tile(K, (RECORDS, 1, 1)),
-    )
+    write_records(folder, RECORDS)
     return folder
 
 

@@ -106,7 +106,7 @@ def test_masks_from_files(parts, pictures, tmp_path):
 
 def segmentation_file(path: Path, channels: int) -> Path:
     """Takes red of the normalised picture for the person."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx import TensorProto, helper
 
     weight = np.zeros((channels, 3, 1, 1), dtype=np.float32)

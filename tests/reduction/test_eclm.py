@@ -127,13 +127,13 @@ def test_facts_of_algorithm_1(accept):
     assert states[-1].next_trial is None  # exactly depth - 1 trials, whatever they say
     trials = [(trial.low, trial.high) for trial in states[-1].trials]
     assert [low for low, _ in trials] == list(range(depth - 2, -1, -1))
-    for state, (low, high) in zip(states, trials, strict=False):
+    for state, (low, high) in zip(states[:-1], trials, strict=True):
         assert all(first > low and last > low for first, last in state.commits)
         assert not state.commits or high <= state.commits[-1][0]
-    for commits in (states[-1].commits,):
-        assert all(above[0] > below[1] for above, below in pairwise(commits))
-        accepted = {(t.low, t.high) for t in states[-1].trials if t.accepted}
-        assert set(commits) <= accepted
+    commits = states[-1].commits
+    assert all(above[0] > below[1] for above, below in pairwise(commits))
+    accepted = {(t.low, t.high) for t in states[-1].trials if t.accepted}
+    assert set(commits) <= accepted
     for pending in (False, True):
         groups = states[-1].groups(commit_pending=pending)
         assert [block for group in groups for block in group] == list(range(depth))

@@ -21,6 +21,7 @@ from fasthmr.training.first_light import grow
 from fasthmr.training.lifter import LifterConfig, draw_poses, lifter_batches, pretrain_lifter
 from fasthmr.training.losses import heat_loss, pose_losses
 from fasthmr.zoo import create_model
+from tests.rendered_records import write_records
 
 
 def test_heat_loss_equals_the_cross_entropy_with_the_whole_map():
@@ -74,7 +75,7 @@ def test_a_grown_model_starts_as_the_smaller_one(tmp_path):
     torch.testing.assert_close(deep(pixels).camera, small(pixels).camera)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, write_records):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path):
     from fasthmr.training.first_light import FirstLightConfig, train
 
     write_records(tmp_path / "records", 12)

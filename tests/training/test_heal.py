@@ -11,15 +11,13 @@ from torch import Tensor
 from fasthmr.body.default_body import load_default_body
 from fasthmr.data.augment import AugmentConfig, RecordStore
 from fasthmr.data.shards import load_shards
-from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import InputError, UsageError
 from fasthmr.evaluation.metrics import mpjpe_mm
-from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMR, HMRConfig
-from fasthmr.models.keypoint_hmr import KeypointHMR, KeypointHMRConfig
+from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.models.reduced import reduce_model
 from fasthmr.reduction.eclm import LayerMergePlan
 from fasthmr.reduction.mask_tokens import ellipse_mask
@@ -27,6 +25,8 @@ from fasthmr.reduction.tome_schedule import TokenMergePlan
 from fasthmr.training.crop_batches import BatchSource, PictureBatches, RecordBatches
 from fasthmr.training.distill import Distiller, HealWeights
 from fasthmr.training.heal import HealConfig, heal
+from tests.rendered_records import write_records
+from tests.small_models import small_keypoint_hmr
 
 VIT = ViTConfig(dim=16, depth=4, heads=2, image_size=(64, 48), patch_size=8, patch_padding=2)
 HEAD = SMPLHeadConfig(context_dim=16, dim=24, depth=2, heads=2, head_dim=8, mlp_dim=16)
@@ -51,13 +51,7 @@ def make_hmr() -> HMR:
 
 
 def make_keypoint_hmr() -> KeypointHMR:
-    torch.manual_seed(0)
-    channels = (8, 12, 16)
-    encoder = ConvViTConfig(
-        widths=channels, blocks=(1, 1, 1), token_stride=8, depth=4, heads=2, image_size=(64, 48)
-    )
-    head = KeypointSMPLConfig(channels=channels, token_stride=8, map_channels=8, dim=16, depth=1, heads=2)
-    return lively(KeypointHMRConfig(encoder=encoder, head=head).build())
+    return lively(small_keypoint_hmr(depth=4))
 
 
 def pictures(count: int, seed: int) -> Tensor:
@@ -152,7 +146,7 @@ def test_a_model_that_knows_the_camera_and_batches_without_masks():
     assert len(seen) == 2 and "states" in seen[0] and "heat" not in seen[0]
 
 
-def test_records_with_labels(tmp_path, write_records):
+def test_records_with_labels(tmp_path):
     write_records(tmp_path / "records", 6)
     store = RecordStore(load_shards(tmp_path / "records"))
     batches: BatchSource = RecordBatches(store, (64, 48), batch_size=3, augment=AugmentConfig.none())

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from fasthmr.body.default_body import load_default_body
-from fasthmr.encoders.convvit import ConvViTConfig
 from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import UsageError
 from fasthmr.geometry.cameras import project_to_crop
-from fasthmr.heads.keypoint_smpl import KeypointSMPLConfig
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
-from fasthmr.models.keypoint_hmr import KeypointHMRConfig
 from fasthmr.models.reduced import reduce_model
 from fasthmr.reduction.mask_tokens import ellipse_mask
 from fasthmr.reduction.self_mask import SelfMaskConfig
@@ -26,16 +23,11 @@ from fasthmr.training.self_mask import (
     silhouettes,
     train_self_mask,
 )
+from tests.small_models import small_keypoint_hmr
 
 
 def make_keypoint_hmr() -> Any:
-    torch.manual_seed(0)
-    channels = (8, 12, 16)
-    encoder = ConvViTConfig(
-        widths=channels, blocks=(1, 1, 1), token_stride=8, depth=3, heads=2, image_size=(64, 48)
-    )
-    head = KeypointSMPLConfig(channels=channels, token_stride=8, map_channels=8, dim=16, depth=1, heads=2)
-    return KeypointHMRConfig(encoder=encoder, head=head).build().eval()
+    return small_keypoint_hmr(depth=3)
 
 
 def make_hmr() -> Any:
