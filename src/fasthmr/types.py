@@ -28,6 +28,16 @@ class BodyParams:
     betas: Float[Tensor, "*batch num_betas"]
     transl: Float[Tensor, "*batch 3"] | None = None
 
+    @staticmethod
+    def of_rotmats(
+        rotmats: Float[Tensor, "*batch joints 3 3"],
+        betas: Float[Tensor, "*batch num_betas"],
+        transl: Float[Tensor, "*batch 3"] | None = None,
+    ) -> BodyParams:
+        """The same from the rotation matrices of all joints, the root joint first."""
+        root, others = rotmats[..., :1, :, :], rotmats[..., 1:, :, :]
+        return BodyParams(global_orient=root, body_pose=others, betas=betas, transl=transl)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BodyMesh:

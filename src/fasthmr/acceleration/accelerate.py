@@ -18,7 +18,7 @@ from fasthmr.acceleration.learning import heal_merged, learn_self_mask, training
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.plan import MergePlan
 from fasthmr.acceleration.report import AccelerationReport, write_report
-from fasthmr.acceleration.search import JointSearch, Progress, joint_search
+from fasthmr.acceleration.search import JointSearch, Progress, joint_search, silent
 from fasthmr.acceleration.settings import AccelerateConfig
 from fasthmr.acceleration.speed import speed_ratio
 from fasthmr.acceleration.variants import Variant, measure_variant
@@ -93,7 +93,9 @@ def accelerate(
         InputError: Pictures, videos or masks that cannot be used.
     """
     config = AccelerateConfig(
-        search=_asked(max_error_mm, target_speedup, tokens, masks),
+        search=SearchOptions.asked(
+            max_error_mm=max_error_mm, target_speedup=target_speedup, tokens=tokens, masks=masks
+        ),
         masks=masks,
         labels=labels,
         detector=detector,
@@ -101,17 +103,6 @@ def accelerate(
         seed=seed,
     )
     return accelerate_model(model, frames, config, body=body, out=None if out is None else Path(out)).model
-
-
-def _asked(
-    max_error_mm: float | None, target_speedup: float, tokens: int | None, masks: str
-) -> SearchOptions:
-    return SearchOptions(
-        max_error_mm=max_error_mm,
-        target_speedup=target_speedup,
-        keep=None if tokens is None else (tokens,),
-        guided=masks != "none",
-    )
 
 
 def accelerate_model(
@@ -138,7 +129,7 @@ def accelerate_model(
     name = _name(model)
     parts = ModelParts.of(load_model(model, "mesh").eval(), body)
     _check_fit(parts, config)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     report("reading", 0, 1)
     people = load_frames(
         frames,
@@ -180,9 +171,7 @@ def accelerate_model(
 def _check_fit(parts: ModelParts, config: AccelerateConfig) -> None:
     """What does not fit shows before pictures are read."""
     if config.plan is not None:
-        config.plan.fit(parts.model)
-        if config.plan.source and config.plan.source != weights_fingerprint(parts.model):
-            raise UsageError("the plan was found for other weights; give the model that it was found for")
+        config.plan.apply(parts.model)
     else:
         config.search.token_plans(parts.tokens, parts.depth)
     if config.heal_data is not None and parts.takes_camera:

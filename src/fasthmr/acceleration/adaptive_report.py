@@ -89,14 +89,14 @@ def report(config: AdaptiveReportConfig) -> None:
         ),
     }
     rows = [_row(name, way, parts, test) for name, way in ways.items()]
-    patches = torch.cat([_start(model, some)[1].sum(1) for some in _batches(test)])
+    patches = torch.cat([_start(model, some)[1].sum(1) for some in test.batches(BATCH)])
     _write(config, parts, test, rows, patches > least, least, _times(config, rows, test))
 
 
 def _row(name: str, model: nn.Module, parts: ModelParts, test: Frames) -> _Row:
     assert test.joints is not None
     joints = predict_joints(parts, test, model)
-    kept, lost = zip(*(_spent(model, some) for some in _batches(test)), strict=True)
+    kept, lost = zip(*(_spent(model, some) for some in test.batches(BATCH)), strict=True)
     _LOG.info("%s: done", name)
     return _Row(
         name=name,
@@ -105,10 +105,6 @@ def _row(name: str, model: nn.Module, parts: ModelParts, test: Frames) -> _Row:
         lost=torch.cat(lost),
         errors=mpjpe_mm(joints, test.joints),
     )
-
-
-def _batches(test: Frames) -> list[Frames]:
-    return [test.rows(slice(start, start + BATCH)) for start in range(0, len(test), BATCH)]
 
 
 def _inputs(model: Any, some: Frames) -> tuple[Tensor, ...]:

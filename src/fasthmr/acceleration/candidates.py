@@ -58,6 +58,18 @@ class SearchOptions:
         if self.batch_size < 1 or not self.time_s > 0:
             raise UsageError(f"batch_size={self.batch_size} or time_s={self.time_s} is too small")
 
+    @staticmethod
+    def asked(
+        *, max_error_mm: float | None, target_speedup: float, tokens: int | None, masks: str
+    ) -> SearchOptions:
+        """What the arguments of `accelerate.accelerate` ask for."""
+        return SearchOptions(
+            max_error_mm=max_error_mm,
+            target_speedup=target_speedup,
+            keep=None if tokens is None else (tokens,),
+            guided=masks != "none",
+        )
+
     def token_plans(self, tokens: int, depth: int, first: int = 0) -> tuple[TokenMergePlan | None, ...]:
         """Schedules to try for a model; None stands for no token merging.
 

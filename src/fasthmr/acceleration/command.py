@@ -42,11 +42,8 @@ def run_accelerate(
         InputError: As for `accelerate`.
     """
     config = AccelerateConfig(
-        search=SearchOptions(
-            max_error_mm=max_error_mm,
-            target_speedup=target_speedup,
-            keep=None if tokens is None else (tokens,),
-            guided=masks != "none",
+        search=SearchOptions.asked(
+            max_error_mm=max_error_mm, target_speedup=target_speedup, tokens=tokens, masks=masks
         ),
         plan=None if plan is None else MergePlan.read(plan),
         masks=masks,

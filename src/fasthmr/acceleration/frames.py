@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,11 @@ class Frames:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen = {key: value[index] for key, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **chosen)
+
+    def batches(self, size: int) -> Iterator[Frames]:
+        """The people in order, up to `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Frames, Frames]:
         """Calibration part and held-out part, both in random order; people of one picture stay together.
@@ -156,7 +162,9 @@ def record_frames(
     ]
     joints = None
     if labels == "auto":
-        joints = torch.cat([_true_joints(parts, batch.rotations, batch.betas) for batch in batches])
+        joints = torch.cat(
+            [parts.joints(BodyParams.of_rotmats(batch.rotations, batch.betas)) for batch in batches]
+        )
     frames = Frames(
         pictures=torch.cat([batch.pixels for batch in batches]),
         picture_ids=rows,
@@ -169,22 +177,20 @@ def record_frames(
         return frames
     if masks == "ellipse":
         return replace(frames, masks=_record_ellipses(store, rows, (height, width)))
-    cells = torch.cat([batch.mask for batch in batches])
-    full = cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
-    return replace(frames, masks=full >= 0.5)
+    return replace(frames, masks=torch.cat([batch.pixel_mask() for batch in batches]) >= 0.5)
 
 
-def _true_joints(parts: ModelParts, rotations: Tensor, betas: Tensor) -> Float[Tensor, "people joints 3"]:
-    params = BodyParams(global_orient=rotations[:, :1], body_pose=rotations[:, 1:], betas=betas)
-    return parts.joints(params)
+def _record_squares(
+    store: RecordStore, count: int
+) -> tuple[Float[Tensor, "count 2"], Float[Tensor, "count"]]:
+    """Centre and side of the box square in the stored pictures, which is the same in all."""
+    return torch.full((count, 2), store.side / 2), torch.full((count,), store.side / RECORD_MARGIN)
 
 
 def _record_info(store: RecordStore, rows: Tensor) -> Float[Tensor, "people 3"]:
     """Place of the squares of records in their cameras."""
     K = torch.from_numpy(store.labels("K"))[rows]
-    side = float(store.batch(rows[:1]).rgbm.shape[1])
-    center = torch.full((len(rows), 2), side / 2)
-    size = torch.full((len(rows),), side / RECORD_MARGIN)
+    center, size = _record_squares(store, len(rows))
     return bbox_info(center, size, K[:, :2, 2], (K[:, 0, 0] * K[:, 1, 1]).sqrt())
 
 
@@ -192,10 +198,8 @@ def _record_ellipses(
     store: RecordStore, rows: Tensor, image_size: tuple[int, int]
 ) -> Bool[Tensor, "people height width"]:
     boxes = torch.from_numpy(store.labels("box_xyxy"))[rows]
-    side = float(store.batch(rows[:1]).rgbm.shape[1])
-    center = torch.full((len(rows), 2), side / 2)
     height, width = image_size
-    square = ellipse_in_crop(boxes, center, torch.full((len(rows),), side / RECORD_MARGIN), height)
+    square = ellipse_in_crop(boxes, *_record_squares(store, len(rows)), height)
     margin = (height - width) // 2
     return square[..., margin : margin + width]
 

@@ -47,11 +47,12 @@ def predict_joints(
 ) -> Float[Tensor, "people joints 3"]:
     """Joints of everybody by the model of `parts`, or a merged copy of it."""
     used = parts if model is None else parts.with_model(model)
-    rows = []
-    for start in range(0, len(frames), BATCH):
-        some = frames.rows(slice(start, start + BATCH))
-        rows.append(parts.joints(used.predict(some.pictures, some.masks, some.bbox_info)[0]))
-    joints = torch.cat(rows)
+    joints = torch.cat(
+        [
+            parts.joints(used.predict(some.pictures, some.masks, some.bbox_info)[0])
+            for some in frames.batches(BATCH)
+        ]
+    )
     if not bool(joints.isfinite().all()):
         raise UsageError("the model gives joints that are not finite; its weights are damaged")
     return joints
@@ -81,11 +82,6 @@ class Judge:
         self.before: Float[Tensor, "people"] = metric(before, wanted).double()
         self._maps: list[list[Tensor]] = []
 
-    @property
-    def name(self) -> str:
-        """What is measured, in words."""
-        return "error against the true joints" if self.labelled else "distance to the unmerged model's joints"
-
     def errors(self, model: nn.Module) -> Float[Tensor, "people"]:
         """Error of everybody under a merged copy."""
         return self.metric(predict_joints(self.parts, self.frames, model), self.wanted).double()
@@ -97,8 +93,7 @@ class Judge:
         """What `select_merges` searches on; fine maps are kept for `error`."""
         encoder = self.parts.model.encoder
         self._maps = []
-        for start in range(0, len(self.frames), BATCH):
-            some = self.frames.rows(slice(start, start + BATCH))
+        for some in self.frames.batches(BATCH):
             finer, state = encoder.before_blocks(some.pictures)
             self._maps.append(finer)
             yield CalibrationBatch(state=state, person=_person(self.parts, some, state, plan, self_mask))

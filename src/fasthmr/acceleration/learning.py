@@ -6,7 +6,7 @@ from torch import nn
 
 from fasthmr.acceleration.frames import Frames
 from fasthmr.acceleration.parts import ModelParts
-from fasthmr.acceleration.search import Progress
+from fasthmr.acceleration.search import Progress, silent
 from fasthmr.acceleration.settings import AccelerateConfig
 from fasthmr.reduction.self_mask import SelfMaskConfig, SelfMaskHead
 from fasthmr.training.crop_batches import BatchSource, PictureBatches, RecordBatches
@@ -35,7 +35,7 @@ def learn_self_mask(
     """A head that finds the person on the model's tokens."""
     encoder = parts.model.encoder
     steps = config.self_mask_steps
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or silent
     # Tokens of a convolution stem know enough at once; plain patches have to look at each other first.
     after = 0 if len(encoder.channels) > 1 else min(2, parts.depth - 1)
     return train_self_mask(
@@ -56,7 +56,7 @@ def heal_merged(
 ) -> nn.Module:
     """Distil a merged copy from its original."""
     steps = config.heal_steps
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or silent
     return heal(
         merged,
         parts.model,

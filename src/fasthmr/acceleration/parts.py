@@ -95,9 +95,7 @@ class ModelParts:
         """Pose and shape, and the crop camera, from the encoder's maps."""
         if isinstance(self.model, KeypointHMR):
             pose = self.model.head(maps).pose
-            rotations = pose.rotmats
-            params = BodyParams(global_orient=rotations[:, :1], body_pose=rotations[:, 1:], betas=pose.betas)
-            return params, pose.camera
+            return BodyParams.of_rotmats(pose.rotmats, pose.betas), pose.camera
         output: HMROutput = self.model.head(maps[-1], bbox_info)
         return output.params, output.camera
 

@@ -211,7 +211,7 @@ def add_cost(page: Document, report: AccelerationReport) -> None:
     page.table(["one crop", "before", "after", "ratio"], rows)
     page.text(
         f"Measured in turn, {torch.get_num_threads()} threads, single precision, eager: crops a second, and "
-        "the mean ratio of pairs of runs."
+        "the ratio of median times."
     )
     rows = [
         [

@@ -27,6 +27,10 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps done, and all of its steps."""
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """The `Progress` of work that nobody watches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JointSearch:
     """Everything that was tried.
@@ -66,7 +70,7 @@ def joint_search(
     parts = judge.parts
     first = self_mask.config.after if self_mask else 0
     plans = options.token_plans(parts.tokens, parts.depth, first)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     folder = None if state_dir is None else state_dir / _digest(judge, options, self_mask)
     candidates: list[Candidate] = [_unmerged(judge)]
     searches = [(plan, number) for plan in plans for number in range(_rounds(options))]

@@ -22,6 +22,7 @@ from fasthmr.geometry.crops import normalize
 _POINT_FLIP = list(mirror_permutation(POINT_NAMES))
 _JOINT_FLIP = list(SMPL_FLIP)
 _MIRROR = torch.tensor([-1.0, 1.0, 1.0])
+_MASK_STRIDE = 4
 RECORD_MARGIN = 1.25
 """Side of a stored picture over the side of the box square (fasthmr.data.framing)."""
 
@@ -62,6 +63,11 @@ class TrainBatch:
     points: Float[Tensor, "batch 35 2"]
     points_3d: Float[Tensor, "batch 35 3"]
     inside: Bool[Tensor, "batch 35"]
+
+    def pixel_mask(self) -> Float[Tensor, "batch height width"]:
+        """`mask` with the share of its cell at every pixel."""
+        cells = self.mask.repeat_interleave(_MASK_STRIDE, dim=1)
+        return cells.repeat_interleave(_MASK_STRIDE, dim=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +123,11 @@ class RecordStore:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def side(self) -> int:
+        """Of the stored squares, pixels."""
+        return self._shards[0].rgbm.shape[1]
 
     def labels(self, name: str) -> np.ndarray:
         """One label array over all records, named as in `SyntheticRecord`."""
@@ -210,7 +221,7 @@ def make_batch(
     pixels, mask = _paste_neighbours(batch.pixels, mask, config.neighbour, generator)
     pixels, mask = _paste_boxes(pixels, mask, config.occluder, generator)
     pixels = _degrade(pixels, config, generator)
-    return replace(batch, pixels=normalize(pixels * 255), mask=F.avg_pool2d(mask, 4)[:, 0])
+    return replace(batch, pixels=normalize(pixels * 255), mask=F.avg_pool2d(mask, _MASK_STRIDE)[:, 0])
 
 
 def _mirror_labels(batch: TrainBatch, mirrored: Bool[Tensor, "batch"]) -> TrainBatch:

@@ -25,7 +25,7 @@ from fasthmr.data.clip_scene import SyntheticClips
 from fasthmr.data.framing import FILL
 from fasthmr.data.motion import SPLITS_VERSION, Split
 from fasthmr.data.recordings import FRAME_RATE
-from fasthmr.data.shards import spread
+from fasthmr.data.shards import add_people_arguments, spread
 from fasthmr.data.synthetic import SyntheticPeople
 from fasthmr.errors import InputError
 from fasthmr.geometry.crops import normalize
@@ -247,15 +247,11 @@ def _render_jobs(people: dict[str, Any], frames: int, folder: Path, jobs: Iterat
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Render clips of synthetic people into a folder.")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--frames", type=int, default=243)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    for name in ("wardrobe", "environments", "motion"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--share-alike", action="store_true", help="use share-alike sources in train and val")
+    add_people_arguments(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options = {key: value for key, value in vars(args).items() if key not in ("out", "split", "count")}

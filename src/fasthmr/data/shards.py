@@ -24,6 +24,7 @@ from fasthmr.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 RECORDS_PER_SHARD = 4096
+PEOPLE_ARGUMENTS = ("split", "seed", "wardrobe", "environments", "motion", "share_alike")
 _FLOAT_LABELS = (
     "rotations", "betas", "joints_3d", "points_2d", "coco17", "K", "box_xyxy", "inside_xyxy",
 )  # fmt: skip
@@ -171,17 +172,21 @@ def _main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument("--workers", type=int, default=1)
+    add_people_arguments(parser)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    people = {key: getattr(args, key) for key in PEOPLE_ARGUMENTS}
+    write_shards(people, args.out, args.count, args.workers, args.start)
+
+
+def add_people_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which `SyntheticPeople` to render, named as in `PEOPLE_ARGUMENTS`."""
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument("--seed", type=int, default=0)
     for name in ("wardrobe", "environments", "motion"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--share-alike", action="store_true", help="use share-alike sources in train and val")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    names = ("split", "seed", "wardrobe", "environments", "motion", "share_alike")
-    people = {key: getattr(args, key) for key in names}
-    write_shards(people, args.out, args.count, args.workers, args.start)
 
 
 if __name__ == "__main__":

@@ -109,9 +109,7 @@ class KeypointHMR(nn.Module):
         output = self.estimate(picture, None if mask is None else self.picture_mask(mask))
         pose = output.pose
         return HMROutput(
-            params=BodyParams(
-                global_orient=pose.rotmats[:, :1], body_pose=pose.rotmats[:, 1:], betas=pose.betas
-            ),
+            params=BodyParams.of_rotmats(pose.rotmats, pose.betas),
             camera=pose.camera,
             keypoints=Keypoints2D(xy=output.points.xy, score=output.points.score),
             features=_features(output),

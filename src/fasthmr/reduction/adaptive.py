@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fasthmr.layers.attention import proportional_attention
 from fasthmr.layers.block import TransformerBlock
 from fasthmr.layers.tokens import TokenState
-from fasthmr.reduction.mask_tome import Source, rank_sources
+from fasthmr.reduction.mask_tome import Source, halves, rank_sources
 from fasthmr.reduction.tome_schedule import TokenMergePlan
 
 
@@ -167,7 +167,7 @@ class _Packed:
         count = torch.minimum(spare, ranking.background)
 
         # The slot of each token: sources that stay, in order of rank, then the destinations.
-        first, second = (0, 1) if source == "even" else (1, 0)
+        first, second = halves(source)
         places = torch.arange(ranking.order.shape[1], device=metric.device)
         place = torch.zeros_like(ranking.order).scatter(1, ranking.order, places.expand_as(ranking.order))
         staying = valid[:, first::2].sum(1) - count

@@ -268,5 +268,5 @@ class _Runner:
 
 def _error(errors: list[float], base: list[float]) -> float:
     """Mean error; after an early stop, that of all pictures as far as the pairs seen tell."""
-    rise = [after - before for after, before in zip(errors, base, strict=False)]
+    rise = [after - before for after, before in zip(errors, base[: len(errors)], strict=True)]
     return math.fsum(base) / len(base) + math.fsum(rise) / len(rise)

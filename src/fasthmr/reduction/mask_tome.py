@@ -73,7 +73,7 @@ def rank_sources(
     """
     half = metric.dtype in (torch.float16, torch.bfloat16)  # too coarse: neighbours would tie
     metric = F.normalize(metric.float() if half else metric, dim=-1)
-    first, second = _halves(source)
+    first, second = halves(source)
     similarity = metric[:, first::2] @ metric[:, second::2].mT
     if valid is not None:
         exists = valid[:, first::2, None] & valid[:, None, second::2]
@@ -129,7 +129,7 @@ def match_tokens(
         identity = index.expand(batch, tokens)
         return TokenMatch(group=identity, anchor=identity, edges=index.new_zeros(batch, 0, 2))
 
-    first, second = _halves(source)
+    first, second = halves(source)
     sources, destinations = index[first::2], index[second::2]
     merging = ranking.order[:, :count]
     merging_sources = sources[merging]
@@ -212,7 +212,7 @@ class MaskToMe:
 MASK_TOME = MaskToMe()
 
 
-def _halves(source: Source) -> tuple[int, int]:
+def halves(source: Source) -> tuple[int, int]:
     """First position of the sources and of the destinations."""
     return (0, 1) if source == "even" else (1, 0)
 

@@ -114,9 +114,7 @@ class RecordBatches:
         rows = torch.randint(len(self._store), (self._batch_size,), generator=generator)
         height, width = self._image_size
         labels = make_batch(self._store.batch(rows), self._augment, generator, height, (height, width))
-        cells = height // labels.mask.shape[1]
-        mask = labels.mask.repeat_interleave(cells, dim=1).repeat_interleave(cells, dim=2)
-        return CropBatch(pixels=labels.pixels, mask=mask, labels=labels)
+        return CropBatch(pixels=labels.pixels, mask=labels.pixel_mask(), labels=labels)
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -13,19 +13,19 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.environments import EnvironmentLibrary
 from fasthmr.data.person_scenes import PersonScenes, Scene
 from fasthmr.data.shards import load_shards
+from fasthmr.data.synthetic import package_assets
 from fasthmr.evaluation.detections import DetectionTally
 from fasthmr.io.atomic import atomic_path
 from fasthmr.models.person_detector import CellPredictions, PersonDetector, PersonDetectorConfig, select_boxes
@@ -170,7 +170,7 @@ def train_detector(
         data: Folder of rendered people.
         environments: Folder of backgrounds; None takes the package's own.
     """
-    environments = environments or Path(str(files("fasthmr"))) / "assets" / "environments"
+    environments = environments or package_assets("environments")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model = config.build()
@@ -260,17 +260,12 @@ def train_detector(
 
 def export_weights(model: PersonDetector, score_threshold: float, path: Path) -> Path:
     """Write half-precision weights with the configuration and thresholds in the header."""
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in model.state_dict().items()
-    }
     header = {
         "config": json.dumps(asdict(model.config)),
         "score_threshold": f"{score_threshold:.3f}",
         "nms_threshold": f"{NMS_THRESHOLD:.2f}",
     }
-    with atomic_path(path) as part:
-        save_file(tensors, part, metadata=header)
+    save_weights(model, path, metadata=header)
     return path
 
 

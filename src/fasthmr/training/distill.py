@@ -25,8 +25,8 @@ from fasthmr.models.reduced import ReducedEncoder, ReducedEncoderConfig
 from fasthmr.reduction.mask_tokens import person_patches
 from fasthmr.reduction.tome_schedule import run_block
 from fasthmr.training.crop_batches import CropBatch
-from fasthmr.training.losses import LossWeights, body_params, losses, pose_losses
-from fasthmr.types import HMROutput
+from fasthmr.training.losses import LossWeights, losses, pose_losses
+from fasthmr.types import BodyParams, HMROutput
 
 Terms = Mapping[str, Tensor]
 
@@ -187,7 +187,7 @@ def _output_of(module: nn.Module) -> Iterator[list[Tensor]]:
 def _as_labels(reading: _Reading, keypoint_body: KeypointBody) -> TrainBatch:
     """What the original says, in the form of labels; pictures are left out."""
     pose = reading.pose
-    points = keypoint_body(body_params(pose))
+    points = keypoint_body(BodyParams.of_rotmats(pose.rotmats, pose.betas))
     projected = project_to_crop(points, pose.camera)
     nothing = pose.camera.new_zeros(len(points), 0, 0)
     return TrainBatch(

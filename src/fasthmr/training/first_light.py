@@ -35,6 +35,7 @@ from fasthmr.layers.block import TransformerBlock
 from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.training.lifter import LifterConfig, pretrain_lifter
 from fasthmr.training.losses import LossWeights, losses
+from fasthmr.training.precision import has_bf16
 from fasthmr.zoo import create_model
 
 _LOG = logging.getLogger(__name__)
@@ -225,13 +226,13 @@ def train(config: FirstLightConfig) -> Path:
         library = MotionLibrary.load(config.motion or package_assets("motion"), "train")
         pretrain_lifter(module.model.head.decoder, library, module.keypoint_body, config.lifter)
     module.model = module.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    fast_bf16 = config.bf16 and (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = L.Trainer(
         accelerator="auto",
         devices=config.devices,
         strategy="ddp" if config.devices > 1 else "auto",
         max_steps=config.steps,
-        precision="bf16-mixed" if fast_bf16 else "32-true",
+        precision="bf16-mixed" if config.bf16 and has_bf16(device) else "32-true",
         gradient_clip_val=1.0,
         callbacks=[
             _Averaging(),

@@ -145,8 +145,8 @@ def _errors(
 ) -> dict[str, Float[Tensor, "people"]]:
     rows: dict[str, list[Tensor]] = {name: [] for name in _METRICS}
     for part in torch.arange(len(predicted.betas)).split(64):
-        ours = body(_params(predicted.rotations[part], predicted.betas[part]))
-        true = body(_params(batch.rotations[part], batch.betas[part]))
+        ours = body(BodyParams.of_rotmats(predicted.rotations[part], predicted.betas[part]))
+        true = body(BodyParams.of_rotmats(batch.rotations[part], batch.betas[part]))
         rows["MPJPE"].append(mpjpe_mm(ours.joints, true.joints))
         rows["PA-MPJPE"].append(pa_mpjpe_mm(ours.joints, true.joints))
         centred = ours.vertices - ours.joints[:, :1], true.vertices - true.joints[:, :1]
@@ -155,10 +155,6 @@ def _errors(
         angle = geodesic_angle(predicted.rotations[part, 0], batch.rotations[part, 0])
         rows["root angle"].append(torch.rad2deg(angle))
     return {name: torch.cat(values) for name, values in rows.items()}
-
-
-def _params(rotations: Tensor, betas: Tensor) -> BodyParams:
-    return BodyParams(global_orient=rotations[:, :1], body_pose=rotations[:, 1:], betas=betas)
 
 
 def _synthetic_section(
@@ -236,7 +232,7 @@ def _mean_joints(library: MotionLibrary, body: BodyModel, seed: int) -> Float[Te
     generator = torch.Generator().manual_seed(seed)
     root = camera_rotations(len(rotations), generator) @ rotations[:, 0]
     rotations = torch.cat((root[:, None], rotations[:, 1:]), dim=1)
-    joints = body.joints(_params(rotations, torch.zeros(len(rotations), body.num_betas)))
+    joints = body.joints(BodyParams.of_rotmats(rotations, torch.zeros(len(rotations), body.num_betas)))
     return (joints - joints[:, :1]).mean(dim=0)
 
 

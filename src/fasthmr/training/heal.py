@@ -22,6 +22,7 @@ from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.models.reduced import ReducedEncoder
 from fasthmr.training.crop_batches import BatchSource
 from fasthmr.training.distill import Distiller, HealWeights, Terms
+from fasthmr.training.precision import has_bf16
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def heal(
     device = learning[0].device
     distiller = Distiller(healed, teacher, config.weights)
     optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
-    bf16 = config.bf16 and _has_bf16(device)
+    bf16 = config.bf16 and has_bf16(device)
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config)
@@ -119,12 +120,6 @@ def _learning(model: Any, which: Literal["all", "blocks", "merged"]) -> list[nn.
 def _rate(step: int, config: HealConfig) -> float:
     rising = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     return rising * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / config.steps)).item())
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _check(student: Any, teacher: Any) -> None:

@@ -42,13 +42,6 @@ class LossWeights:
     betas: float = 0.1
 
 
-def body_params(pose: PoseEstimate) -> BodyParams:
-    """Rotations and shape as the body model takes them."""
-    return BodyParams(
-        global_orient=pose.rotmats[:, :1], body_pose=pose.rotmats[:, 1:], betas=pose.betas, transl=None
-    )
-
-
 def heat_loss(
     heat_logits: Float[Tensor, "batch points cells_1"],
     points: Float[Tensor, "batch points 2"],
@@ -74,7 +67,7 @@ def heat_loss(
 
 def pose_losses(pose: PoseEstimate, batch: TrainBatch, keypoint_body: KeypointBody) -> dict[str, Tensor]:
     """Rotation, shape, 3D and reprojection terms, unweighted means."""
-    points = keypoint_body(body_params(pose))
+    points = keypoint_body(BodyParams.of_rotmats(pose.rotmats, pose.betas))
     projected = project_to_crop(points, pose.camera)
     seen = batch.inside[..., None]
     error_2d = (projected - batch.points).abs().clamp(max=1) * torch.where(seen, 1.0, 0.3)

@@ -178,9 +178,7 @@ def silhouettes(
         params, camera = output.params, output.camera
     else:
         pose = model.head(features).pose
-        rotmats = pose.rotmats
-        params = BodyParams(global_orient=rotmats[:, :1], body_pose=rotmats[:, 1:], betas=pose.betas)
-        camera = pose.camera
+        params, camera = BodyParams.of_rotmats(pose.rotmats, pose.betas), pose.camera
     params = replace(params, body_pose=fit_pose(params.body_pose, body))
     vertices = body(params).vertices + crop_camera_translation(camera)[:, None]
     columns = round(resolution * width / height)
