@@ -12,6 +12,7 @@ from fasthmr.heads.metro import LearnedUpsampling, TemplateTokens
 from fasthmr.layers.context_decoder import ContextDecoder, LoneCrossAttention, LoneSelfAttention
 from fasthmr.layers.query_transformer import QueryTransformer
 from fasthmr.layers.skip_transformer import MultiHeadAttention, PostNormCrossLayer, SkipDecoder, SkipEncoder
+from fasthmr.layers.window import WindowAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,14 @@ def _learned_upsampling(module: LearnedUpsampling, inputs: tuple[Any, ...]) -> F
     return Formulation(layer_macs=3 * len(inputs[0]) * _linears(module), attention_macs=0, norm_macs=0)
 
 
+def _window_attention(module: WindowAttention, inputs: tuple[Any, ...]) -> Formulation:
+    """Padding projected too, before and after the attention."""
+    x, layout = inputs
+    tokens = len(x) * len(layout.gather)
+    looks = 2 * module.window**2 * x.shape[-1]
+    return Formulation(layer_macs=tokens * _linears(module), attention_macs=tokens * looks, norm_macs=0)
+
+
 def _linears(module: nn.Module) -> int:
     """Products of one token with all linear layers."""
     return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
@@ -109,6 +118,7 @@ RULES: dict[type[nn.Module], Rule] = {
     QueryTransformer: _query_transformer,
     TemplateTokens: _template_tokens,
     LearnedUpsampling: _learned_upsampling,
+    WindowAttention: _window_attention,
 }
 """Modules that are not counted by what they run, and the published form that is counted instead.
 

@@ -45,23 +45,34 @@ def _heads_in_path(path: Path, shapes: Shapes) -> int | None:
     return None
 
 
-def _matches(shapes: Shapes) -> bool:
+def has_smpl_head(shapes: Shapes) -> bool:
+    """Whether a file holds the head of HMR 2.0."""
     token = shapes.get("smpl_head.transformer.to_token_embedding.weight", ())
     readouts = [shapes.get(f"smpl_head.{name}.bias", ()) for name in _READOUTS]
-    if "backbone.pos_embed" not in shapes or len(token) != 2 or any(len(shape) != 1 for shape in readouts):
+    if len(token) != 2 or any(len(shape) != 1 for shape in readouts):
         return False
     return token[1] in (1, sum(size for (size,) in readouts))
 
 
-def _config(shapes: Shapes, path: Path) -> HMRConfig:
+def smpl_head_from_shapes(shapes: Shapes, path: Path) -> SMPLHeadConfig:
+    """The head of a file; its number of attention heads may stand in a folder on the way to it.
+
+    Raises:
+        CheckpointMismatch: A tensor is missing or oddly shaped, or the number of heads is not known.
+        ValueError: The sizes do not fit each other.
+    """
     token = shapes["smpl_head.transformer.to_token_embedding.weight"][1]
+    return SMPLHeadConfig(
+        **decoder_sizes(shapes, "smpl_head", _heads_in_path(path, shapes)),
+        joints=shapes["smpl_head.decpose.bias"][0] // 6,
+        num_betas=shapes["smpl_head.decshape.bias"][0],
+        token_input="zero" if token == 1 else "mean_shape",
+    )
+
+
+def _config(shapes: Shapes, path: Path) -> HMRConfig:
     try:
-        head = SMPLHeadConfig(
-            **decoder_sizes(shapes, "smpl_head", _heads_in_path(path, shapes)),
-            joints=shapes["smpl_head.decpose.bias"][0] // 6,
-            num_betas=shapes["smpl_head.decshape.bias"][0],
-            token_input="zero" if token == 1 else "mean_shape",
-        )
+        head = smpl_head_from_shapes(shapes, path)
         return HMRConfig(encoder=vit_from_shapes(shapes, "backbone."), head=head)
     except ValueError as error:
         raise CheckpointMismatch(f"{path}: {error}") from error
@@ -71,14 +82,18 @@ _DECODERS = {(6, 512, 1024): "large", (3, 64, 128): "small"}
 """Published decoders by depth, width of the attention in all, and width of the feed-forward network."""
 
 
+def published_decoder(head: SMPLHeadConfig) -> str | None:
+    """ "large" or "small", or None for sizes that nobody published."""
+    return _DECODERS.get((head.depth, head.heads * head.head_dim, head.mlp_dim))
+
+
 def _preset(shapes: Shapes) -> str | None:
     try:
         config = _config(shapes, Path())
     except CheckpointMismatch:
         return None
     size = VIT_BY_WIDTH[shapes["backbone.pos_embed"][-1]]
-    head = config.head
-    decoder = _DECODERS.get((head.depth, head.heads * head.head_dim, head.mlp_dim))
+    decoder = published_decoder(config.head)
     if decoder is None or config.encoder != encoder_config(size):
         return None
     usual = "large" if size == "vit_h" else "small"
@@ -88,7 +103,7 @@ def _preset(shapes: Shapes) -> str | None:
 HMR2_LAYOUT = Layout(
     name="4D-Humans (HMR 2.0)",
     table=HMR2_TABLE,
-    matches=_matches,
+    matches=lambda shapes: "backbone.pos_embed" in shapes and has_smpl_head(shapes),
     config=_config,
     preset=_preset,
     licence="HMR 2.0 weights: MIT; the SMPL body that they were trained with has its own licence",

@@ -13,12 +13,14 @@ from fasthmr.checkpoints.camerahmr import (
     DENSE_KEYPOINTS_LAYOUT,
     HUMAN_FOV_LAYOUT,
 )
+from fasthmr.checkpoints.hierarchical import FAMILY_LAYOUTS
 from fasthmr.checkpoints.hmr2 import HMR2_LAYOUT
 from fasthmr.checkpoints.keymap import KeyTable
 from fasthmr.checkpoints.layout import Layout, Shapes
 from fasthmr.checkpoints.mld import MLD_DENOISER_LAYOUT, MLD_VAE_LAYOUT
 from fasthmr.checkpoints.plain_vit import ENCODER_LAYOUT, PLAIN_VIT_LAYOUT
 from fasthmr.checkpoints.tore import MESH_LAYOUT
+from fasthmr.checkpoints.truncated import SWIN_POSE_LAYOUT, TRUNCATED_HMR_LAYOUT, TRUNCATED_POSE_LAYOUT
 from fasthmr.checkpoints.vitpose import VITPOSE_LAYOUT
 from fasthmr.errors import CheckpointMismatch
 
@@ -29,11 +31,15 @@ LAYOUTS: tuple[Layout, ...] = (
     DENSE_KEYPOINTS_LAYOUT,
     HUMAN_FOV_LAYOUT,
     VITPOSE_LAYOUT,
+    TRUNCATED_HMR_LAYOUT,
+    TRUNCATED_POSE_LAYOUT,
+    SWIN_POSE_LAYOUT,
     MESH_LAYOUT,
     MLD_VAE_LAYOUT,
     MLD_DENOISER_LAYOUT,
     ENCODER_LAYOUT,
     PLAIN_VIT_LAYOUT,
+    *FAMILY_LAYOUTS,
 )
 """The first that matches decides."""
 

@@ -13,7 +13,8 @@ from fasthmr.geometry.heatmaps import COCO_FLIP_PAIRS
 from fasthmr.heads.heatmap import HeatmapHeadConfig
 from fasthmr.models.pose import PoseConfig
 
-_FINAL = "keypoint_head.final_layer.weight"
+HEATMAP_MARK = "keypoint_head.final_layer.weight"
+"""A key that every file with a heat-map head has."""
 
 VITPOSE_TABLE = KeyTable(
     layout="ViTPose",
@@ -43,9 +44,17 @@ FLIP_PAIRS = {14: _AIC_FLIP_PAIRS, 16: _MPII_FLIP_PAIRS, 17: COCO_FLIP_PAIRS, 13
 """Left and right by number of key points: AI Challenger, MPII, COCO, COCO-WholeBody."""
 
 
-def _head(shapes: Shapes, context_dim: int) -> HeatmapHeadConfig:
-    """The head whose transposed convolutions, if any, and last convolution the file holds."""
-    keypoints, channels, kernel, _ = shapes[_FINAL]
+def heatmap_head(shapes: Shapes, context_dim: int) -> HeatmapHeadConfig:
+    """The head whose transposed convolutions, if any, and last convolution the file holds.
+
+    Raises:
+        CheckpointMismatch: Its parts do not fit each other.
+    """
+    if len(shapes[HEATMAP_MARK]) != 4:
+        raise CheckpointMismatch(
+            f"{HEATMAP_MARK} is {shapes[HEATMAP_MARK]}, expected the kernel of a convolution"
+        )
+    keypoints, channels, kernel, _ = shapes[HEATMAP_MARK]
     deconvs = [shapes[key] for key in _deconv_keys(shapes)]
     if deconvs:
         head = HeatmapHeadConfig(
@@ -64,7 +73,9 @@ def _head(shapes: Shapes, context_dim: int) -> HeatmapHeadConfig:
         )
     expected = deconvs[-1][1] if deconvs else context_dim
     if channels != expected:
-        raise CheckpointMismatch(f"{_FINAL} reads {channels} channels, the layer before gives {expected}")
+        raise CheckpointMismatch(
+            f"{HEATMAP_MARK} reads {channels} channels, the layer before gives {expected}"
+        )
     return head
 
 
@@ -86,11 +97,7 @@ def vitpose_config(shapes: Shapes, path: Path) -> PoseConfig:
         CheckpointMismatch: The shapes are of no ViTPose.
     """
     encoder = vit_from_shapes(shapes, "backbone.")
-    if len(shapes[_FINAL]) != 4:
-        raise CheckpointMismatch(
-            f"{path}: {_FINAL} is {shapes[_FINAL]}, expected the kernel of a convolution"
-        )
-    head = _head(shapes, encoder.dim)
+    head = heatmap_head(shapes, encoder.dim)
     return PoseConfig(encoder=encoder, head=head, flip_pairs=FLIP_PAIRS.get(head.keypoints, ()))
 
 
@@ -111,7 +118,7 @@ VITPOSE_LAYOUT = Layout(
     name="ViTPose (mmpose)",
     table=VITPOSE_TABLE,
     matches=lambda shapes: (
-        {"backbone.pos_embed", "backbone.patch_embed.proj.weight", _FINAL} <= shapes.keys()
+        {"backbone.pos_embed", "backbone.patch_embed.proj.weight", HEATMAP_MARK} <= shapes.keys()
     ),
     config=vitpose_config,
     preset=_preset,

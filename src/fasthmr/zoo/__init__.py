@@ -2,6 +2,7 @@
 
 from fasthmr.zoo import camerahmr as camerahmr
 from fasthmr.zoo import fasthmr as fasthmr
+from fasthmr.zoo import hierarchical as hierarchical
 from fasthmr.zoo import hmr as hmr
 from fasthmr.zoo import motion as motion
 from fasthmr.zoo import tore as tore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +12,19 @@ from torch import Tensor, nn
 
 from fasthmr.checkpoints.hierarchical import GMF_TABLE, SWIN_TABLE
 from fasthmr.checkpoints.keymap import load_into
+from fasthmr.checkpoints.truncated import TRUNCATED_HMR_TABLE
 from fasthmr.encoders.groupmixformer import GroupMixFormerConfig
 from fasthmr.encoders.swin import SwinConfig
+from fasthmr.encoders.truncated import HierarchicalConfig, TruncatedConfig, truncate
+from fasthmr.heads.smpl import SMPLHeadConfig
+from fasthmr.models.hmr import HMRConfig
 
 
 def swin_config(case: Case, options: dict[str, Any], size: tuple[int, int]) -> SwinConfig:
     """The encoder that a case describes."""
     if options.get("ape") or options.get("in_chans", 3) != 3:
         raise ValueError("absolute positions and pictures of other than 3 channels are not covered")
-    dense = "mmdet" in case.meta.get("file", "mmdet")
+    dense = "classification" not in case.meta["system"]
     stages = len(options["depths"])
     outputs = options.get("out_indices", range(stages)) if dense else range(stages)
     return SwinConfig(
@@ -138,3 +143,51 @@ def check_gmf(case: Case) -> Result:
 def by_heads(maps: Tensor) -> Tensor:
     """(three, batch, rows, columns, channels) to (three, batch, heads, tokens, head_dim)."""
     return maps.flatten(2, 3).unflatten(-1, (8, -1)).transpose(2, 3)
+
+
+ENCODERS: dict[str, Callable[[Case, dict[str, Any], tuple[int, int]], HierarchicalConfig]] = {
+    "swin": swin_config,
+    "gmf": lambda case, options, size: gmf_config(options, size),
+}
+"""The encoder of a cut model by the family that its case names."""
+
+
+@checker("hierarchical.truncated_hmr")
+@torch.no_grad()
+def check_truncated_hmr(case: Case) -> Result:
+    options, image = case.meta["config"], case.tensors["input/image"]
+    encoder = ENCODERS[options["family"]](case, options["encoder"], picture_size(image))
+    kernel = re.search(r"^Conv2d k(\d)", options["match"])
+    config = TruncatedConfig(
+        encoder=truncate(encoder, options["stages"]),
+        context_dim=options["context_dim"],
+        match_kernel=int(kernel[1]) if kernel else 3,
+    )
+    decoder = options["decoder"]
+    head = SMPLHeadConfig(
+        context_dim=options["context_dim"],
+        dim=decoder["dim"],
+        depth=decoder["depth"],
+        heads=decoder["heads"],
+        head_dim=decoder["dim_head"],
+        mlp_dim=decoder["mlp_dim"],
+    )
+    model = HMRConfig(encoder=config, head=head).build()
+    load_into(model, case.under("weight"), TRUNCATED_HMR_TABLE, case.case)
+    model.eval()
+    parts = {
+        "mid/encoder": model.encoder.encoder,
+        "mid/token": model.head.decoder,
+        "output/pose6d": model.head.decpose,
+    }
+    seen: dict[str, Any] = watch(parts)
+    context = model.encoder(image)[-1]
+    output = model.head(context)
+    return {
+        "mid/encoder": seen["mid/encoder"][-1],
+        "mid/context": context,
+        "mid/token": seen["mid/token"],
+        "output/pose6d": model.head.init_body_pose + seen["output/pose6d"],
+        "output/betas": output.params.betas,
+        "output/cam": output.camera,
+    }
