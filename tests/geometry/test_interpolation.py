@@ -52,7 +52,7 @@ def test_quaternions_keep_to_one_side() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 1.3])
 def test_a_share_of_a_turn(share: float) -> None:
     rng = np.random.default_rng(2)
-    start, turn = Rotation.from_rotvec(rng.normal(size=(5, 3))), rng.normal(size=(5, 3))
+    start, turn = Rotation.from_rotvec(rng.normal(size=(5, 3))), rng.uniform(-1, 1, size=(5, 3))
     end = Rotation.from_rotvec(turn) * start
     expected = (Rotation.from_rotvec(share * turn) * start).as_matrix()
     a, b = torch.from_numpy(start.as_matrix()), torch.from_numpy(end.as_matrix())

@@ -110,7 +110,7 @@ def test_disturbed_motion_has_errors_of_clips_and_no_features(prior_file, clips)
     decoder.fit_settling([(poses, batch.true)])
     with torch.no_grad():
         true, given = decoder.prior.vae.encode(batch.true).mean, decoder.prior.vae.encode(poses).mean
-        settled = decoder.known(batch.read)[0]
+        settled = decoder.known(batch.read).settled
     assert (settled - true).square().mean() < 0.5 * (given - true).square().mean()
     rendered = pairs.rendered(4, (1,))
     assert not rendered.read.isnan().any() and rendered.true.shape == (4, 36, 133)

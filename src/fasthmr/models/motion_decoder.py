@@ -3,9 +3,10 @@
 The paper (arXiv 2510.10868, sec. 3.3) makes a clip's motion from the features of its frames alone. Ours, of
 the form "correction", also reads the poses that the image model found, as numbers of each frame and as
 latents of the motion prior, and makes the difference to the latents of the true motion. These latents are
-settled first by a linear map of each with its neighbours, which is fitted in closed form and takes the
-jitter away; knowing nothing beyond it the denoiser changes nothing. Its motion decides where a body faces;
-limbs go a share of the way from the settled motion, since a mean of possible limbs is no pose.
+settled first by a linear map of each with its neighbours, which takes the jitter away, then led by one of
+them and of the features to where the image model's errors allow; both are fitted in closed form, and knowing
+nothing beyond them the denoiser changes nothing. The motion made decides where a body faces; limbs go a share
+of the way from the settled motion, since a mean of possible limbs is no pose.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from fasthmr.geometry.interpolation import mix_rotations
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior, MotionPriorConfig
 from fasthmr.temporal.diffusion import DiffusionSchedule
+from fasthmr.temporal.latent_lines import Lead, Settling
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
-from fasthmr.temporal.patch_vae import PatchVAEConfig, with_neighbours
+from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.temporal.representation import Standardiser
 from fasthmr.temporal.smoothing import SavitzkyGolay, median_shape
 from fasthmr.temporal.windows import OVERLAP, join_windows, split_windows
@@ -31,7 +33,6 @@ from fasthmr.types import MotionTrack
 
 _PLACE_CHANNELS = 4
 _NEAREST = 1e-2
-_RIDGE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class MotionDecoderConfig:
     Attributes:
         features: Numbers of the image model's feature of a frame.
         form: "correction" (ours) or "features" (the paper's), see above.
-        limbs: Share of the denoiser's turn that limbs make; the root makes all of it.
+        limbs: Share of the turn from the settled motion to the one made that limbs take; the root takes all.
         place: Filter of the place.
     """
 
@@ -89,11 +90,26 @@ class MotionDecoderConfig:
         return MotionDecoder(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KnownMotion:
+    """What is known about clips before the denoiser is asked.
+
+    Attributes:
+        settled: Latents of the image model's motion without its jitter.
+        given: The same led by features: what the denoiser corrects.
+        tokens: What the denoiser reads.
+    """
+
+    settled: Float[Tensor, "batch latents latent_dim"]
+    given: Float[Tensor, "batch latents latent_dim"]
+    tokens: Float[Tensor, "batch latents width"]
+
+
 class MotionDecoder(nn.Module):
     """What is known about the frames of clips to their poses; the weights hold the motion prior, too.
 
     Attributes:
-        settle: What is added to the latents of the image model's motion, from each with its neighbours.
+        settle, lead: Linear corrections of the latents of the image model's motion, in this order.
         no_features: What stands for the features of frames that have none, standardised.
         target_mean, target_std: What latents, or differences of latents, are standardised with.
     """
@@ -107,9 +123,8 @@ class MotionDecoder(nn.Module):
         self.prior: MotionPrior = config.prior.build()
         self.denoiser = config.denoiser.build()
         self.side = Standardiser(config.side_dim)
-        self.settle = nn.Linear(3 * config.denoiser.latent_dim, config.denoiser.latent_dim)
-        nn.init.zeros_(self.settle.weight)
-        nn.init.zeros_(self.settle.bias)
+        self.settle = Settling(config.denoiser.latent_dim)
+        self.lead = Lead(config.denoiser.latent_dim, config.features, config.denoiser.patch)
         self.no_features = nn.Parameter(torch.zeros(config.features))
         self.register_buffer("target_mean", torch.zeros(config.denoiser.latent_dim))
         self.register_buffer("target_std", torch.ones(()))
@@ -151,55 +166,61 @@ class MotionDecoder(nn.Module):
             noise: To start from; zeros if None, so that results repeat and windows agree.
             steps: Calls of the denoiser.
         """
-        return self._denoised(*self.known(numbers, condition_mask), noise, steps)
+        return self._denoised(self.known(numbers, condition_mask), noise, steps)
 
-    def _denoised(self, given: Tensor, tokens: Tensor, noise: Tensor | None = None, steps: int = 1) -> Tensor:
+    def _denoised(self, known: KnownMotion, noise: Tensor | None = None, steps: int = 1) -> Tensor:
         """The same from what `known` gave."""
         if noise is None:
-            noise = torch.zeros_like(given)
+            noise = torch.zeros_like(known.given)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return self.denoiser.predict(noisy, timesteps, tokens)
+            return self.denoiser.predict(noisy, timesteps, known.tokens)
 
-        return self.latents(self.config.schedule.ddim(predict, noise, steps), given)
+        return self.latents(self.config.schedule.ddim(predict, noise, steps), known.given)
 
     def known(
         self,
         numbers: Float[Tensor, "batch frames numbers"],
         condition_mask: Bool[Tensor, "batch frames"] | None = None,
-    ) -> tuple[Float[Tensor, "batch latents latent_dim"], Float[Tensor, "batch latents width"]]:
-        """Latents of the image model's own motion, settled, and the tokens of the denoiser."""
-        given = self.prior.vae.encode(numbers[..., : self.channels]).mean
-        given = given + self.settle(with_neighbours(given))
+    ) -> KnownMotion:
+        """What the denoiser begins with; arguments as for `denoise`."""
+        settled = self.settle(self.prior.vae.encode(numbers[..., : self.channels]).mean)
         last = numbers[..., -self.config.features :]
         features = torch.where(last.isnan(), self.no_features, last)
         if self.config.form == "features":
-            return given, self.denoiser.condition_tokens(features, None, condition_mask)
+            tokens = self.denoiser.condition_tokens(features, None, condition_mask)
+            return KnownMotion(settled=settled, given=settled, tokens=tokens)
+        given = self.lead(settled, last, condition_mask)
         condition = torch.cat([numbers[..., : -self.config.features], features], dim=-1)
-        return given, self.denoiser.condition_tokens(condition, given, condition_mask)
+        tokens = self.denoiser.condition_tokens(condition, given, condition_mask)
+        return KnownMotion(settled=settled, given=given, tokens=tokens)
+
+    @torch.no_grad()
+    def fit_lead(
+        self,
+        read: Float[Tensor, "clips frames numbers"],
+        true: Float[Tensor, "clips frames channels"],
+    ) -> None:
+        """Fit `lead`; `fit_settling` belongs before it.
+
+        Args:
+            read: From `frame_numbers`, with features.
+            true: Standardised poses as they truly are.
+        """
+        encode = self.prior.vae.encode
+        settled = self.settle(encode(read[..., : self.channels]).mean)
+        self.lead.fit(settled, read[..., -self.config.features :], encode(true).mean)
 
     @torch.no_grad()
     def fit_settling(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set `settle` by ridge regression.
+        """Fit `settle`.
 
         Args:
             pairs: Standardised poses of clips as they are read, and as they truly are; (batch, frames,
                 channels) each.
         """
-        width = self.config.denoiser.latent_dim
-        squares, products = (
-            torch.zeros(3 * width + 1, n, dtype=torch.float64) for n in (3 * width + 1, width)
-        )
-        for read, true in pairs:
-            given, wanted = self.prior.vae.encode(read).mean, self.prior.vae.encode(true).mean
-            rows = with_neighbours(given).flatten(0, 1).double()
-            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
-            squares += rows.mT @ rows
-            products += rows.mT @ (wanted - given).flatten(0, 1).double()
-        ridge = _RIDGE * squares.diagonal().mean() * torch.eye(len(squares), dtype=torch.float64)
-        solved = torch.linalg.solve(squares + ridge, products)
-        self.settle.weight.copy_(solved[:-1].mT)
-        self.settle.bias.copy_(solved[-1])
+        encode = self.prior.vae.encode
+        self.settle.fit((encode(read).mean, encode(true).mean) for read, true in pairs)
 
     def targets(
         self,
@@ -229,8 +250,8 @@ class MotionDecoder(nn.Module):
         Returns:
             As the denoiser makes them, and as they are settled.
         """
-        given, tokens = self.known(numbers, condition_mask)
-        both = torch.cat([self._denoised(given, tokens), given])
+        known = self.known(numbers, condition_mask)
+        both = torch.cat([self._denoised(known), known.settled])
         return torch.stack(self.prior.vae.decode(both, numbers.shape[1]).chunk(2), dim=2)
 
     def poses(self, numbers: Float[Tensor, "frames numbers"]) -> Float[Tensor, "frames 2 channels"]:

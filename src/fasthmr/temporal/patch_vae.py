@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.layers.ridge import fit_ridge
 from fasthmr.layers.skip_transformer import SkipEncoder, SkipStackConfig
 from fasthmr.temporal.motion_vae import MotionLatent
 
@@ -184,12 +185,8 @@ class PatchVAE(nn.Module):
         for embed in (encoder.embed, decoder.embed):  # every component counts alike to begin with
             embed.weight.mul_((scale / kept.sqrt()).to(embed.weight))
         latents = encoder.linear(to_patches(motion, config.patch))
-        around = with_neighbours(latents).flatten(0, 1).double()
-        known = torch.cat([around, torch.ones_like(around[:, :1])], dim=1)
-        ridge = _RIDGE * len(known) * torch.eye(known.shape[1], dtype=known.dtype, device=known.device)
-        solved = torch.linalg.solve(known.mT @ known + ridge, known.mT @ rows)
-        decoder.linear.weight.copy_(solved[:-1].mT)
-        decoder.linear.bias.copy_(solved[-1])
+        around = with_neighbours(latents).flatten(0, 1)
+        fit_ridge(decoder.linear, [(around, rows)], _RIDGE)
         return (1 - kept.sum() / variances.sum()).to(motion)
 
     def encode(self, motion: Float[Tensor, "batch frames channels"]) -> MotionLatent:

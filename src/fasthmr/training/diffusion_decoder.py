@@ -63,7 +63,8 @@ class DiffusionDecoderTraining:
         terminal: Share of a batch at the last time step, from zeros, where the result is that of one step and
             its points are compared with the true ones, too.
         hidden: Share of a batch that ends early.
-        fit_windows: Disturbed clips that the linear part is fitted to.
+        lead: Whether a linear part is fitted to features.
+        fit_windows: Disturbed clips that the linear part without features is fitted to.
         no_features: Share of rendered clips whose features are taken away.
     """
 
@@ -93,6 +94,7 @@ class DiffusionDecoderTraining:
         )
     )
     weights: DecoderLossWeights = field(default_factory=DecoderLossWeights)
+    lead: bool = True
     fit_windows: int = 640
     seed: int = 0
 
@@ -187,8 +189,12 @@ def _prepared(
     pairs = MotionPairs(decoder, clips, windows)
     if config.form == "correction" and windows is not None:
         decoder.fit_settling(_drawn(pairs, decoder.channels, config))
-    decoder.settle.requires_grad_(False)
-    true, given = decoder.prior.vae.encode(pairs.true).mean, decoder.known(pairs.read)[0]
+    if config.form == "correction" and config.lead:
+        there_and_back = (torch.cat([clips, clips.flip(1)]) for clips in (pairs.read, pairs.true))
+        decoder.fit_lead(*there_and_back)
+    for linear in (decoder.settle, decoder.lead):
+        linear.requires_grad_(False)
+    true, given = decoder.prior.vae.encode(pairs.true).mean, decoder.known(pairs.read).given
     wanted = decoder.targets(true, given).flatten(0, 1)
     if config.form == "features":  # a correction that knows nothing is to be zero
         decoder.target_mean.copy_(wanted.mean(0))
@@ -220,19 +226,19 @@ def decoder_loss(
     read = _held(_without_features(read, decoder, config.no_features, generator), mask)
     schedule = decoder.config.schedule
     latents = decoder.prior.vae.encode(true).mean
-    given, tokens = decoder.known(read, mask)
-    clean = decoder.targets(latents, given)
+    known = decoder.known(read, mask)
+    clean = decoder.targets(latents, known.given)
     noise = torch.randn(clean.shape, generator=generator)
     times = torch.randint(schedule.steps, (count,), generator=generator)
     last = torch.rand(count, generator=generator) < config.terminal
     last &= schedule.zero_terminal_snr
     times = torch.where(last, schedule.steps - 1, times)
     noise = torch.where(last[:, None, None], 0.0, noise)
-    predicted = decoder.denoiser.predict(schedule.add_noise(clean, noise, times), times, tokens).float()
+    predicted = decoder.denoiser.predict(schedule.add_noise(clean, noise, times), times, known.tokens).float()
     target = schedule.target(clean, noise, times)
     terms = {"latents": squared_error(schedule, predicted, target, times).mean()}
     if bool(last.any()) and decoder.config.prior.representation == "points":
-        made = decoder.prior.vae.decode(decoder.latents(-predicted[last], given[last]), frames)
+        made = decoder.prior.vae.decode(decoder.latents(-predicted[last], known.given[last]), frames)
         terms |= _point_terms(decoder, made.float(), true[last], mask[last])
     weights = config.weights
     return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum(), terms
