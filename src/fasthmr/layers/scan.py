@@ -1,0 +1,215 @@
+"""The selective scan of Mamba (arXiv 2312.00752, sec. 3.2) as VMamba (arXiv 2401.10166) uses it.
+
+h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t and y_t = C_t h_t + D u_t for every channel, with h = 0 before
+the first token. As in the released code the drive has the plain factor delta, not that of an exact hold.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fasthmr.layers.recurrence import Tokens, previous, recurrence, recurrence_
+
+Weights = Float[Tensor, "batch chunks steps state"]
+
+_STEPS = 32
+"""Tokens of a chunk where they have no shape of their own; 24 to 48 are equally fast."""
+
+
+def selective_scan_reference(
+    u: Float[Tensor, "batch channels tokens"],
+    delta: Float[Tensor, "batch channels tokens"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch groups state tokens"],
+    C: Float[Tensor, "batch groups state tokens"],
+    D: Float[Tensor, "channels"] | None = None,
+    delta_bias: Float[Tensor, "channels"] | None = None,
+    *,
+    delta_softplus: bool = True,
+) -> Float[Tensor, "batch channels tokens"]:
+    """The scan token by token, as it is defined.
+
+    Args:
+        delta: Step sizes before bias and softplus.
+        A: Negative rates of decay.
+        B: Input weights; the channels fall into `groups` equal parts that share them.
+        C: Output weights.
+        D: Weight of the input itself.
+        delta_softplus: Whether the step sizes go through a softplus.
+    """
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    per_group = u.shape[1] // B.shape[1]
+    decay = torch.exp(torch.einsum("bct,cn->bctn", delta, A))
+    drive = torch.einsum("bct,bcnt,bct->bctn", delta, B.repeat_interleave(per_group, 1), u)
+    outputs = C.repeat_interleave(per_group, 1)
+    h = drive.new_zeros(drive.shape[0], drive.shape[1], drive.shape[3])
+    y = []
+    for t in range(u.shape[2]):
+        h = decay[:, :, t] * h + drive[:, :, t]
+        y.append(torch.einsum("bcn,bcn->bc", h, outputs[:, :, :, t]))
+    scanned = torch.stack(y, dim=2)
+    return scanned if D is None else scanned + u * D[:, None]
+
+
+def selective_scan(
+    u: Float[Tensor, "batch channels tokens"],
+    delta: Float[Tensor, "batch channels tokens"],
+    A: Float[Tensor, "channels state"],
+    B: Float[Tensor, "batch groups state tokens"],
+    C: Float[Tensor, "batch groups state tokens"],
+    D: Float[Tensor, "channels"] | None = None,
+    delta_bias: Float[Tensor, "channels"] | None = None,
+    *,
+    delta_softplus: bool = True,
+) -> Float[Tensor, "batch channels tokens"]:
+    """What `selective_scan_reference` computes, many chunks of tokens at once.
+
+    Token by token all channels lie beside each other in the memory of the result, and are best laid out so in
+    `u` and `delta` too: then nothing is copied.
+    """
+    (batch, channels, tokens), groups = u.shape, B.shape[1]
+    steps, width = min(_STEPS, tokens), channels // groups
+    missing = -tokens % steps
+
+    def chunked(x: Float[Tensor, "width tokens"]) -> Tokens:
+        x = F.pad(x, (0, missing)) if missing else x
+        return x.T.contiguous().unflatten(0, (-1, steps))[None]
+
+    scanned = []
+    for sample, group in product(range(batch), range(groups)):  # one at a time fits into a processor's cache
+        own = slice(group * width, (group + 1) * width)
+        inputs, sizes = chunked(u[sample, own]), chunked(delta[sample, own])
+        y = add_scan(
+            torch.zeros_like(inputs) if D is None else inputs * D[own],
+            inputs,
+            sizes.clone() if delta_bias is None else sizes + delta_bias[own],
+            A[own],
+            chunked(B[sample, group]),
+            chunked(C[sample, group]),
+            softplus=delta_softplus,
+        )
+        scanned.append(y.flatten(0, 2)[:tokens])
+    return torch.stack(scanned).unflatten(0, (batch, groups)).transpose(1, 2).flatten(2).mT
+
+
+def add_scan(
+    y: Tokens,
+    u: Tokens,
+    delta: Tokens,
+    A: Float[Tensor, "channels state"],
+    B: Weights,
+    C: Weights,
+    *,
+    reverse: bool = False,
+    softplus: bool = True,
+) -> Tokens:
+    """`y` and the selective scan along tokens in one direction, without the term D u.
+
+    Where no gradients are recorded, `y` and `delta` are overwritten.
+
+    Args:
+        u: Tokens by chunk and step; of a map the rows, or the columns as its transposed view.
+        delta: Step sizes, with their bias.
+        A: Negative rates of decay.
+        B: Input weights, the same for all channels.
+        C: Output weights.
+        reverse: From the last token to the first.
+        softplus: Whether the step sizes go through a softplus.
+    """
+    if torch.compiler.is_compiling():
+        return y + _traced(u, delta, A, B, C, reverse, softplus)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (y, u, delta, A, B, C)):
+        return y + _Scan.apply(u, delta, A, B, C, reverse, softplus)
+    _add_scan_(y, u, delta, A, B, C, reverse, softplus)
+    return y
+
+
+def _add_scan_(
+    y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool, softplus: bool
+) -> None:
+    """Adds the scan to `y`; `delta` is used up."""
+    scratch = torch.empty_like(delta)
+    if softplus:
+        torch.clamp(delta, max=20, out=scratch).exp_().log1p_()
+        torch.maximum(scratch, delta, out=delta)  # a softplus is never less; beyond 20 it is delta
+    if A.shape[1] == 1:
+        decay = torch.mul(delta, A[:, 0], out=scratch).exp_()
+        state = delta.mul_(u).mul_(B)
+        recurrence_(decay, state, reverse=reverse)
+        y.addcmul_(state, C)
+    else:
+        decay = (delta.unsqueeze(-1) * A).exp_()
+        state = delta.mul_(u).unsqueeze(-1) * B.unsqueeze(-2)
+        recurrence_(decay.flatten(-2), state.flatten(-2), reverse=reverse)
+        y.add_(state.mul_(C.unsqueeze(-2)).sum(-1))
+
+
+def _traced(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool, softplus: bool
+) -> Tensor:
+    """The scan in operations without side effects."""
+    delta = F.softplus(delta) if softplus else delta
+    decay = (delta.unsqueeze(-1) * A).exp()
+    drive = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    state = recurrence(decay.flatten(-2), drive.flatten(-2), reverse=reverse).unflatten(-1, A.shape)
+    return (state * C.unsqueeze(-2)).sum(-1)
+
+
+class _Scan(torch.autograd.Function):
+    """The scan in place. Its gradient is a recurrence of the same kind in the other direction.
+
+    What that needs of the forward pass is computed again: training keeps nothing of the size of the states.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        reverse: bool,
+        softplus: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(u, delta, A, B, C)
+        ctx.reverse, ctx.softplus = reverse, softplus
+        y = torch.zeros_like(u)
+        _add_scan_(y, u, delta.clone(), A, B, C, reverse, softplus)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        u, raw, A, B, C = ctx.saved_tensors
+        (dy,) = (gradient.unsqueeze(-1) for gradient in gradients)
+        delta = (F.softplus(raw) if ctx.softplus else raw).unsqueeze(-1)
+        u, B, C = u.unsqueeze(-1), B.unsqueeze(-2), C.unsqueeze(-2)
+        decay = (delta * A).exp_()
+        h = delta * u * B
+        recurrence_(decay.clone().flatten(-2), h.flatten(-2), reverse=ctx.reverse)
+        g = dy * C  # of the drives, once what later tokens make of them is added
+        following = previous(decay, reverse=not ctx.reverse)
+        recurrence_(following.flatten(-2), g.flatten(-2), reverse=not ctx.reverse)
+        d_log_decay = previous(h, reverse=ctx.reverse).mul_(decay).mul_(g)
+        into = (g * B).sum(-1, keepdim=True)
+        d_delta = ((d_log_decay * A).sum(-1, keepdim=True) + u * into).squeeze(-1)
+        return (
+            (delta * into).squeeze(-1),
+            d_delta * raw.sigmoid() if ctx.softplus else d_delta,
+            (d_log_decay * delta).sum((0, 1, 2)),
+            (g * delta * u).sum(-2),
+            (dy * h).sum(-2),
+            None,
+            None,
+        )

@@ -1,0 +1,150 @@
+"""The two-dimensional selective scan of VMamba (arXiv 2401.10166, sec. 4.2): a map read in four directions.
+
+Directions are numbered as published: 0 row by row, 1 column by column, 2 and 3 the same backwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fasthmr.layers.scan import add_scan, selective_scan_reference
+
+DIRECTIONS = 4
+
+_DELTA_RANGE = (1e-3, 0.1)
+_DELTA_FLOOR = 1e-4
+_SCAN_PARAMETERS = ("A_logs", "Ds", "dt_projs_bias")
+"""Parameters that stay in single precision when a model is cast to half."""
+
+Map = Float[Tensor, "batch rows columns dim"]
+
+
+def cross_scan(x: Map) -> Float[Tensor, "batch 4 dim tokens"]:
+    """The tokens of a map in the order of each direction."""
+    rows, columns = x.flatten(1, 2).mT, x.transpose(1, 2).flatten(1, 2).mT
+    return torch.stack([rows, columns, rows.flip(-1), columns.flip(-1)], 1)
+
+
+def cross_merge(y: Float[Tensor, "batch 4 dim tokens"], size: tuple[int, int]) -> Map:
+    """The sum of four directions, every token back at its place.
+
+    Args:
+        size: Rows and columns.
+    """
+    both = y[:, :2] + y[:, 2:].flip(-1)
+    return both[:, 0].mT.unflatten(1, size) + both[:, 1].mT.unflatten(1, size[::-1]).transpose(1, 2)
+
+
+class SS2D(nn.Module):
+    """Linear, depthwise convolution, SiLU, the scan in four directions, LayerNorm, linear; no gate.
+
+    The parameters of the scan stay in single precision, and so does its arithmetic, whatever the type of the
+    rest. Key names are the published ones.
+
+    Args:
+        ratio: Inner channels over `dim`.
+        state: Numbers of the state for each channel and direction.
+        rank: Inner width of the step sizes; None for a sixteenth of `dim`, rounded up.
+        kernel: Side of the convolution.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ratio: float = 2.0,
+        state: int = 1,
+        rank: int | None = None,
+        kernel: int = 3,
+        conv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.inner = inner = int(ratio * dim)
+        self.state, self.rank = state, rank or math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=inner, bias=conv_bias)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.rank + 2 * state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * inner, state))
+        self.Ds = nn.Parameter(torch.ones(DIRECTIONS * inner))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Published start: small linear layers, step sizes between 0.001 and 0.1, A = -1, -2, ..."""
+        for linear in (self.in_proj, self.out_proj):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.kaiming_uniform_(self.x_proj_weight.flatten(0, 1), a=math.sqrt(5))
+        nn.init.uniform_(self.dt_projs_weight, -(self.rank**-0.5), self.rank**-0.5)
+        low, high = (math.log(bound) for bound in _DELTA_RANGE)
+        delta = nn.init.uniform_(self.dt_projs_bias, low, high).exp().clamp(min=_DELTA_FLOOR)
+        self.dt_projs_bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus backwards
+        self.A_logs.copy_(torch.arange(1, self.state + 1).log().expand_as(self.A_logs))
+
+    def forward(self, x: Map) -> Map:
+        return self.out_proj(self.out_norm(self.scan_map(self.filtered(x))))
+
+    def plain(self, x: Map) -> Map:
+        """`forward` as it is published: tokens copied in four orders, scanned one by one, and put back."""
+        u = self.filtered(x)
+        tokens = cross_scan(u).to(self.Ds.dtype)
+        weights = torch.einsum("bkdl,kcd->bkcl", tokens, self.x_proj_weight.to(tokens.dtype))
+        rank, B, C = weights.split((self.rank, self.state, self.state), 2)
+        delta = torch.einsum("bkrl,kdr->bkdl", rank, self.dt_projs_weight.to(tokens.dtype))
+        y = selective_scan_reference(
+            tokens.flatten(1, 2),
+            delta.flatten(1, 2),
+            -self.A_logs.exp(),
+            B,
+            C,
+            self.Ds,
+            self.dt_projs_bias.flatten(),
+        )
+        merged = cross_merge(y.view_as(tokens), (u.shape[1], u.shape[2]))
+        return self.out_proj(self.out_norm(merged.to(u.dtype)))
+
+    def filtered(self, x: Map) -> Float[Tensor, "batch rows columns inner"]:
+        """What is scanned."""
+        maps = self.conv2d(self.in_proj(x).permute(0, 3, 1, 2))
+        return F.silu(maps.permute(0, 2, 3, 1).contiguous())
+
+    def scan_map(
+        self, u: Float[Tensor, "batch rows columns inner"]
+    ) -> Float[Tensor, "batch rows columns inner"]:
+        """The sum of the four scans of a map, which stays as it is: directions are ways through it."""
+        precise = self.Ds.dtype
+        weights = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
+        rates = -self.A_logs.exp().unflatten(0, (DIRECTIONS, -1))
+        inputs = u.to(precise)
+        y = inputs * self.Ds.view(DIRECTIONS, -1).sum(0)
+        for direction in range(DIRECTIONS):
+            rank, B, C = weights[:, :, :, direction].split((self.rank, self.state, self.state), -1)
+            delta = F.linear(rank, self.dt_projs_weight[direction]).to(precise)
+            delta = delta.add_(self.dt_projs_bias[direction])
+            columns = direction % 2 == 1
+            y, *tensors = (
+                t.transpose(1, 2) if columns else t for t in (y, inputs, delta, B.to(precise), C.to(precise))
+            )
+            own, sizes, into, out = tensors
+            y = add_scan(y, own, sizes, rates[direction], into, out, reverse=direction >= 2)
+            y = y.transpose(1, 2) if columns else y
+        return y.to(u.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SS2D:
+        """Casts and moves all but leaves single precision where it is needed."""
+        kept = {name: getattr(self, name).data for name in _SCAN_PARAMETERS}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            moved = getattr(self, name)
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                moved.data = value.to(moved.device, torch.float32)
+        return self
