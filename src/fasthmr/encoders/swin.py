@@ -127,7 +127,7 @@ def _halves(size: tuple[int, int], step: int = 2) -> tuple[int, int]:
     return -(-size[0] // step), -(-size[1] // step)
 
 
-def _padded(x: Map, step: int) -> Map:
+def _padded(x: Map, step: int) -> Float[Tensor, "batch padded_rows padded_columns dim"]:
     """Zeros at the bottom and right up to a multiple of `step`."""
     rows, columns = x.shape[1:3]
     if rows % step == 0 and columns % step == 0:

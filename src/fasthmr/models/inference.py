@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import nn
 
 from fasthmr.encoders.efficientnet import EfficientNet
+from fasthmr.encoders.groupmixformer import GroupMixFormer, PositionConv
 from fasthmr.encoders.hrnet import HRNet
 from fasthmr.encoders.resnet import ResNet
 from fasthmr.layers.folding import fold_batch_norms
 
-TRUNKS = (EfficientNet, HRNet, ResNet)
-"""Convolutional encoders, in which every batch norm follows its convolution."""
+Network = TypeVar("Network", bound=nn.Module)
+
+TRUNKS = (EfficientNet, GroupMixFormer, HRNet, ResNet)
+"""Encoders with batch norms, nearly all of which follow a convolution."""
 
 
-def ready_for_inference(model: nn.Module) -> nn.Module:
+def ready_for_inference(model: Network) -> Network:
     """The model itself, its trunks without batch norms and with channels last (`docs/design/023`).
 
     Equal to 1e-5. Weights no longer have the names and numbers of their file.
@@ -21,4 +26,6 @@ def ready_for_inference(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, TRUNKS):
             fold_batch_norms(module, channels_last=True, in_place=True)
+        elif isinstance(module, PositionConv):
+            module.fold()
     return model.eval()
