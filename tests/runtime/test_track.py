@@ -140,6 +140,30 @@ def test_doubtful_detections_continue_tracks_and_start_none() -> None:
     assert tracker.update(seen([box((110, 60))], [0.05]), 2.0)[0].detected is False
 
 
+def test_what_only_looks_a_little_like_a_person_is_not_followed_for_ever() -> None:
+    tracker = Tracker(TrackerConfig(new_score=0.7, high_score=0.5, low_score=0.1, doubt_s=1.0))
+    tracker.update(seen([box((50, 60))], [0.9]), 0.0)
+    given = [bool(tracker.update(seen([box((50, 60))], [0.3]), index / 30)) for index in range(1, 75)]
+    assert given == [index / 30 <= 1.5 for index in range(1, 75)], "a second of doubt, half a second more"
+
+
+def test_something_much_larger_in_the_same_place_is_somebody_else() -> None:
+    tracker = Tracker()
+    for index in range(10):
+        tracker.update(seen([box((300, 300))]), index / 10)
+    after = tracker.update(seen([box((300, 300), scale=1.8)]), 1.0)
+    assert [(t.track_id, t.detected) for t in after] == [(0, False), (1, True)]
+    with pytest.raises(ValueError, match="max_growth=0"):
+        TrackerConfig(max_growth=0.5)
+
+
+def test_somebody_who_comes_nearer_fast_is_the_same_person() -> None:
+    tracker = Tracker()
+    for index in range(21):
+        people = tracker.update(seen([box((300, 300), scale=1.15**index)]), index / 10)
+        assert [t.track_id for t in people] == [0]
+
+
 def test_somebody_who_jumps_is_found_around_the_last_place() -> None:
     tracker = Tracker()
     for index in range(10):

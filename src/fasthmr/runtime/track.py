@@ -21,6 +21,7 @@ from fasthmr.types import Detections
 
 _SPREAD = 0.25  # of the box at each side, when looking around a track
 _SURE = 3  # detections
+_OF_TRACKS = ("_ids", "_scores", "_last", "_before", "_seen_s", "_before_s", "_certain_s", "_missed", "_hits")
 _DIRECTION_S = 0.3  # of the past that tells where somebody is heading
 
 
@@ -34,8 +35,12 @@ class TrackerConfig:
         low_score: Those below are ignored; in between they only continue tracks.
         min_iou: Least overlap of a certain detection with where a track is expected.
         min_iou_low: The same for doubtful detections.
+        max_growth: A person is at most so many times as high as expected, or as low. A larger jump is
+            something else that stands there.
         direction_weight: What a turn by 180 degrees costs, in overlap.
         confirm: Detections after which a track is given.
+        doubt_s: For so long after the last certain detection doubtful ones continue a track; what looks a
+            little like a person does so for ever.
         coast_s: Expected boxes are given for this long after the last detection.
         keep_s: A track is taken up again for this long; one of fewer than three detections for `coast_s`.
         max_boxes: Of the best detections that are looked at; the assignment takes time with their cube.
@@ -46,13 +51,17 @@ class TrackerConfig:
     low_score: float = 0.1
     min_iou: float = 0.2
     min_iou_low: float = 0.4
+    max_growth: float = 1.65
     direction_weight: float = 0.2
     confirm: int = 1
+    doubt_s: float = 2.0
     coast_s: float = 0.5
     keep_s: float = 2.0
     max_boxes: int = 500
 
     def __post_init__(self) -> None:
+        if self.max_growth < 1:
+            raise ValueError(f"TrackerConfig: max_growth={self.max_growth}; needed: 1 or more")
         if not 0 <= self.low_score <= self.high_score <= self.new_score:
             raise ValueError(
                 f"TrackerConfig: low_score={self.low_score}, high_score={self.high_score} and "
@@ -88,6 +97,7 @@ class Tracker:
         self._scores = np.zeros(0)
         self._last = np.zeros((0, 4))  # what was measured then
         self._seen_s = np.zeros(0)
+        self._certain_s = np.zeros(0)  # of the last certain detection
         self._missed = np.zeros(0, dtype=np.int64)  # updates with detections since
         self._hits = np.zeros(0, dtype=np.int64)
         self._before = np.zeros((0, 2))  # centre of an earlier sighting
@@ -121,17 +131,21 @@ class Tracker:
         certain = scores >= config.high_score
         doubtful = ~certain & (scores >= config.low_score)
 
-        expected = to_xyxy(self._predicted().position)
+        predicted = self._predicted().position
+        expected = to_xyxy(predicted)
+        growth = np.abs(np.log(measured[None, :, 3] / predicted[:, None, 3]))
+        alike = growth <= math.log(config.max_growth)
         match = np.full(len(self._ids), -1)  # detection of each track
         overlap = _overlaps(expected, boxes)
         gain = overlap - config.direction_weight * self._turns(measured)
-        self._assign(match, gain, overlap >= config.min_iou, certain)
+        self._assign(match, gain, alike & (overlap >= config.min_iou), certain)
         active = self._now - self._seen_s <= config.coast_s
-        self._assign(match, overlap, (overlap >= config.min_iou_low) & active[:, None], doubtful)
+        active &= self._now - self._certain_s <= config.doubt_s
+        self._assign(match, overlap, alike & (overlap >= config.min_iou_low) & active[:, None], doubtful)
         around = np.maximum(
             *(_overlaps(_spread(near), _spread(boxes)) for near in (to_xyxy(self._last), expected))
         )
-        self._assign(match, around, around >= config.min_iou, certain)
+        self._assign(match, around, alike & (around >= config.min_iou), certain)
 
         found = match >= 0
         self._sight(np.flatnonzero(found), measured[match[found]], scores[match[found]])
@@ -191,6 +205,7 @@ class Tracker:
         old = tracks[self._now - self._before_s[tracks] > _DIRECTION_S]
         self._before[old], self._before_s[old] = self._last[old, :2], self._seen_s[old]
         self._last[tracks], self._scores[tracks], self._seen_s[tracks] = measured, scores, self._now
+        self._certain_s[tracks[scores >= self.config.high_score]] = self._now
         self._missed[tracks] = 0
         self._hits[tracks] += 1
 
@@ -204,12 +219,13 @@ class Tracker:
         self._before = np.concatenate([self._before, measured[:, :2]])
         self._seen_s = np.concatenate([self._seen_s, np.full(count, self._now)])
         self._before_s = np.concatenate([self._before_s, np.full(count, self._now)])
+        self._certain_s = np.concatenate([self._certain_s, np.full(count, self._now)])
         self._missed = np.concatenate([self._missed, np.zeros(count, dtype=np.int64)])
         self._hits = np.concatenate([self._hits, np.ones(count, dtype=np.int64)])
 
     def _keep(self, kept: Bool[np.ndarray, "tracks"]) -> None:
         self._states = self._states.take(kept)
-        for name in ("_ids", "_scores", "_last", "_before", "_seen_s", "_before_s", "_missed", "_hits"):
+        for name in _OF_TRACKS:
             setattr(self, name, getattr(self, name)[kept])
 
     def _predicted(self) -> BoxStates:
