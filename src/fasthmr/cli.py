@@ -52,6 +52,7 @@ def predict(
     task: str = "mesh",
     model: str = "default",
     body: Path | None = None,
+    mesh: Path | None = None,
     boxes: Path | None = None,
     detector: str = "auto",
     focal: float | None = None,
@@ -62,7 +63,7 @@ def predict(
     every: int = 1,
     max_frames: int | None = None,
     detect_every: int | None = None,
-    smooth: str = "savgol",
+    smooth: str = "auto",
     save: str | None = None,
     out: Path = Path("out"),
     resume: bool = False,
@@ -82,7 +83,10 @@ def predict(
         task: 'mesh', or 'pose' for COCO's 17 keypoints.
         model: Name of a preset ('fasthmr models' lists them), a weight file, or an exported model
             (.onnx, .xml).
-        body: SMPL, SMPL-H or SMPL-X file to use instead of the free body.
+        body: SMPL, SMPL-H or SMPL-X file to use instead of the free body; for METRO, FastMETRO and TORE the
+            body or hand (MANO) whose mesh they give.
+        mesh: Hierarchy of that mesh for published weights: METRO's mesh_downsampling.npz, or what 'import'
+            made of it.
         boxes: JSON or CSV file with the boxes of people in each picture.
         detector: 'auto', 'full' (one person fills the picture) or the path of an .onnx person detector.
         focal: Focal length in pixels.
@@ -96,9 +100,9 @@ def predict(
         max_frames: Take so many frames of a video at most.
         detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
             times a second if not given.
-        smooth: What smooths motion in videos: 'savgol' (Savitzky-Golay), 'one-euro', 'decoder' (learned,
-            where its weights come with the package) or 'none'. People drawn over cameras and streams are
-            smoothed by 'one-euro', which needs no future.
+        smooth: What smooths motion in videos: 'decoder' (learned), 'savgol' (Savitzky-Golay), 'one-euro' or
+            'none'. 'auto' is the decoder for the default model, and 'savgol' for others. People drawn over
+            cameras and streams are smoothed by 'one-euro', which needs no future.
         save: What to write, separated by commas: overlay, glb, npz, bvh, obj, json; the first three if not
             given. With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.
@@ -128,6 +132,7 @@ def predict(
         model,
         task=task,
         body=body,
+        mesh=mesh,
         boxes=boxes,
         detector=detector,
         focal=focal,
@@ -276,22 +281,26 @@ def import_file(
     out: Path | None = None,
     intrinsics: Path | None = None,
     preset: str | None = None,
+    regressor: Path | None = None,
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Check a published checkpoint or body file and write it as safetensors.
+    """Check a published checkpoint, body or mesh hierarchy and write it as safetensors.
 
     Args:
-        file: Weights of a published model, or an SMPL, SMPL-H, SMPL-X or MANO file.
+        file: Weights of a published model, an SMPL, SMPL-H, SMPL-X or MANO file, or METRO's
+            mesh_downsampling.npz or mano_downsampling.npz.
         out: File to write; beside the source and named after it if not given.
         intrinsics: Weights of the camera network to put into the same file (CameraHMR).
         preset: Name of the preset that the file must fit; told from the file if not given.
+        regressor: Joints to put into the same file as a mesh hierarchy: METRO's J_regressor_h36m_correct.npy,
+            which METRO starts from.
         json: Write the report as JSON.
         debug: Show the traceback of errors.
     """
     from fasthmr.runtime.import_file import as_lines, run_import
 
-    report = run_import(file, out, intrinsics, preset)
+    report = run_import(file, out, intrinsics, preset, regressor)
     if json:
         _write_json(report)
         return

@@ -126,6 +126,8 @@ class Clip:
         body: Name of the body model.
         model: Name of the mesh-recovery model.
         lbs_weights: Skinning weights of the body, where kept.
+        pose_fitted: The model gives vertices and no pose (METRO, FastMETRO, TORE): pose, shape and place were
+            fitted to them. Vertices of pictures are the model's own, those of videos the fitted body's.
         timings: Seconds spent in each stage of the run.
     """
 
@@ -142,6 +144,7 @@ class Clip:
     body: str = ""
     model: str = ""
     lbs_weights: Float[np.ndarray, "vertices joints"] | None = None
+    pose_fitted: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
 
     @property

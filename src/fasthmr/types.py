@@ -92,7 +92,8 @@ class HMROutput:
     """What a mesh-recovery model returns for a batch of crops.
 
     Attributes:
-        params: Pose and shape; `transl` is None (the place follows from `camera`).
+        params: Pose and shape. The place follows from `camera`; `transl`, where it is not None, is where the
+            frame of the body lies from the point that the camera places.
         camera: Weak-perspective crop camera (s, tx, ty) of HMR (arXiv 1712.06584, sec. 3.2).
         keypoints: 2D points read from heat maps, where the model has such a head.
         aux_keypoints_2d: Points that CameraHMR's head reads out beside the pose; nothing in its release uses
@@ -100,6 +101,7 @@ class HMROutput:
         features: What the head read its answers from, for temporal models (FastHMR, sec. 3.3): the token
             of the decoder; of the default preset the token of the whole picture, then x, y (crop units),
             depth (metres) and score of its 35 points. None where the model does not give it.
+        vertices: Where the model places them itself, about the point that the camera places; metres.
     """
 
     params: BodyParams
@@ -107,6 +109,7 @@ class HMROutput:
     keypoints: Keypoints2D | None = None
     aux_keypoints_2d: Float[Tensor, "batch aux_points 2"] | None = None
     features: Float[Tensor, "batch width"] | None = None
+    vertices: Float[Tensor, "batch vertices 3"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fasthmr import __version__
@@ -22,11 +23,13 @@ from fasthmr.checkpoints.import_writer import write_safetensors
 from fasthmr.checkpoints.keymap import OWN_TABLE, KeyTable
 from fasthmr.checkpoints.loading import LoadPlan, plan_for_preset, plan_from_file
 from fasthmr.errors import InputError, UsageError
-from fasthmr.io.body_files import import_body_file
+from fasthmr.io.body_files import import_body_file, load_regressor_file
+from fasthmr.io.hierarchy_files import load_hierarchy_file, save_hierarchy
 from fasthmr.io.weight_index import LEGACY_HEAD
 from fasthmr.models.camera_hmr import CameraHMRConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.human_fov import HumanFoVConfig
+from fasthmr.models.mesh import MeshModelConfig
 from fasthmr.models.pose import PoseConfig
 
 _BODY_SUFFIXES = (".pkl", ".npz", ".npy")
@@ -40,7 +43,7 @@ class ImportReport:
     """What was imported.
 
     Attributes:
-        recognised: Layout of the file, or name of the body.
+        recognised: Layout of the file, name of the body, or levels of the mesh.
         preset: The preset that fits, or None when the sizes are nobody's.
         tensors: Tensors that were taken over.
         parameters: Numbers in them.
@@ -50,7 +53,7 @@ class ImportReport:
         next_command: What to type next.
     """
 
-    kind: Literal["weights", "body"]
+    kind: Literal["weights", "body", "mesh"]
     source: Path
     out: Path
     recognised: str
@@ -166,6 +169,42 @@ def import_body(path: Path | str, out: Path | str | None = None) -> ImportReport
     )
 
 
+def import_hierarchy(
+    path: Path | str, out: Path | str | None = None, regressor: Path | str | None = None
+) -> ImportReport:
+    """Check a published mesh hierarchy and write it as safetensors.
+
+    Args:
+        regressor: File with a matrix of joints from the finest level, to put into the same file.
+
+    Raises:
+        InputError: There is no such file.
+        UnsafeFileError: It is unsafe, damaged or no hierarchy.
+        UsageError: The regressor is of another mesh.
+        ResourceError: The result cannot be written.
+    """
+    path = Path(path)
+    target = _target(path, out)
+    file = load_hierarchy_file(path)
+    joints = file.regressor if regressor is None else load_regressor_file(regressor, torch.float64)
+    save_hierarchy(file.hierarchy, target, joints, {"licence": _OWN_LICENCE})
+    written = open_weights(target, trusted=True)
+    return ImportReport(
+        kind="mesh",
+        source=path,
+        out=target,
+        recognised=f"a mesh hierarchy of {' > '.join(map(str, file.hierarchy.sizes))} vertices"
+        + ("" if joints is None else f" with a regressor of {len(joints)} joints"),
+        tensors=len(written.tensors),
+        parameters=sum(math.prod(shape) for shape in written.shapes.values()),
+        ignored={},
+        source_sha256=_sha256(path),
+        licence=written.metadata["licence"],
+        next_command="fasthmr predict photo.jpg --model WEIGHTS --body BODY "
+        f"--mesh {shlex.quote(str(target))}",
+    )
+
+
 def is_body_file(path: Path | str) -> bool:
     """Whether a file is to be read as a body and not as the weights of a model.
 
@@ -234,7 +273,9 @@ def _next_command(config: Any, target: Path) -> str:
         return f"fasthmr predict photo.jpg --task pose --model {name}"
     if isinstance(config, HumanFoVConfig):
         return f"fasthmr predict photo.jpg --model MODEL --intrinsics {name}"
-    if isinstance(config, HMRConfig | CameraHMRConfig):
+    if isinstance(config, MeshModelConfig) and not config.head.mesh.stored:
+        return f"fasthmr predict photo.jpg --model {name} --body BODY --mesh MESH"
+    if isinstance(config, HMRConfig | CameraHMRConfig | MeshModelConfig):
         return f"fasthmr predict photo.jpg --model {name}"
     code = f"from fasthmr.zoo import load_model; print(load_model({json.dumps(str(target))}))"
     return f"python -c {shlex.quote(code)}"

@@ -1,27 +1,49 @@
 """Files of mesh hierarchies: the published `.npz` of METRO, read without running what it names, and our own.
 
-Ours is safetensors: `sizes`, and for each level `edges`, `faces`, `kept` and the entries of `up`.
+Ours is safetensors: `sizes`, and for each level `edges`, `faces`, `kept` and the entries of `up`; perhaps a
+`regressor` of joints beside them.
 """
 
 from __future__ import annotations
 
 import tempfile
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
+from jaxtyping import Float
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from fasthmr.body.hierarchy import MeshHierarchy
-from fasthmr.errors import InputError
+from fasthmr.errors import InputError, UsageError
 from fasthmr.io.atomic import atomic_path
 from fasthmr.io.hierarchy_reader import LIMITS, WHAT
 from fasthmr.io.isolated import read_isolated
 
 
+@dataclass(frozen=True, kw_only=True)
+class HierarchyFile:
+    """What a file of a mesh hierarchy holds.
+
+    Attributes:
+        regressor: Joints from the finest level, where the file was imported with one: METRO starts from the
+            17 of Human3.6M.
+    """
+
+    hierarchy: MeshHierarchy
+    regressor: Float[Tensor, "joints vertices"] | None
+
+
 def load_hierarchy(path: Path | str) -> MeshHierarchy:
+    """The hierarchy of `load_hierarchy_file` alone."""
+    return load_hierarchy_file(path).hierarchy
+
+
+def load_hierarchy_file(path: Path | str) -> HierarchyFile:
     """A hierarchy from a published `.npz` (`mesh_downsampling`, `mano_downsampling`) or from our own file.
 
     The file is read in a separate process with at most 2 GB of memory and 60 s of CPU time. Mesh objects that
@@ -45,12 +67,47 @@ def load_hierarchy(path: Path | str) -> MeshHierarchy:
             what=WHAT,
             packages=(np, safetensors),
         )
-        return _from_arrays(load(result.read_bytes()))
+        arrays = load(result.read_bytes())
+    return HierarchyFile(hierarchy=_from_arrays(arrays), regressor=arrays.get("regressor"))
 
 
-def save_hierarchy(hierarchy: MeshHierarchy, path: Path | str) -> None:
-    """Write a hierarchy as safetensors; what came from a licensed file keeps that licence."""
+def is_hierarchy_file(path: Path | str) -> bool:
+    """Whether a file looks like a mesh hierarchy, by the names of its parts alone."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            archive = file.read(2) == b"PK"
+        if archive:
+            with zipfile.ZipFile(path) as members:
+                return {"A.npy", "U.npy", "D.npy"} <= set(members.namelist())
+        with safetensors.safe_open(path, framework="np") as tensors:
+            return {"sizes", "edges0"} <= set(tensors.keys())
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, safetensors.SafetensorError):
+        return False
+
+
+def save_hierarchy(
+    hierarchy: MeshHierarchy,
+    path: Path | str,
+    regressor: Float[Tensor, "joints vertices"] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a hierarchy as safetensors; what came from a licensed file keeps that licence.
+
+    Args:
+        regressor: See `HierarchyFile`.
+
+    Raises:
+        UsageError: The regressor is of another mesh.
+    """
+    if regressor is not None and regressor.shape[1] != hierarchy.sizes[0]:
+        raise UsageError(
+            f"the regressor reads {regressor.shape[1]} vertices, the finest level of the mesh hierarchy has "
+            f"{hierarchy.sizes[0]}"
+        )
     arrays: dict[str, Tensor] = {"sizes": torch.tensor(hierarchy.sizes)}
+    if regressor is not None:
+        arrays["regressor"] = regressor.double()
     for i, up in enumerate(hierarchy.up):
         row, column = up.coalesce().indices()
         arrays |= {f"up{i}.row": row, f"up{i}.col": column, f"up{i}.val": up.coalesce().values().double()}
@@ -60,7 +117,7 @@ def save_hierarchy(hierarchy: MeshHierarchy, path: Path | str) -> None:
         if faces is not None:
             arrays[f"faces{i}"] = faces
     with atomic_path(path) as temporary:
-        save_file({key: array.contiguous() for key, array in arrays.items()}, temporary)
+        save_file({key: array.contiguous() for key, array in arrays.items()}, temporary, metadata)
 
 
 def _from_arrays(arrays: dict[str, Tensor]) -> MeshHierarchy:

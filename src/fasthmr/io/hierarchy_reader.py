@@ -25,6 +25,7 @@ from fasthmr.io.restricted_pickle import SparseMatrix, read_object_array
 WHAT = "mesh hierarchy"
 MAX_FILE_BYTES = 128 * 1024**2
 MAX_LEVELS, MAX_VERTICES, MAX_FACES = 8, 2**20, 2**22
+MAX_JOINTS = 256
 _READ_ERRORS = (
     *(OSError, ValueError, EOFError, RuntimeError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -147,6 +148,13 @@ def _check(arrays: dict[str, np.ndarray]) -> int:
         if len(np.unique(arrays[f"up{i}.row"])) != fine:
             raise ValueError(f"up{i} leaves some of {fine} vertices without a value")
         known |= {f"kept{i}", f"up{i}.row", f"up{i}.col", f"up{i}.val"}
+    if "regressor" in arrays:
+        regressor = arrays["regressor"]
+        if regressor.ndim != 2 or regressor.shape[1] != sizes[0] or regressor.dtype != np.float64:
+            raise ValueError(f"a regressor {regressor.shape} of {regressor.dtype} for {sizes[0]} vertices")
+        if not 0 < len(regressor) <= MAX_JOINTS or not np.isfinite(regressor).all():
+            raise ValueError(f"a regressor of {len(regressor)} joints, or of numbers that are not finite")
+        known.add("regressor")
     if unknown := arrays.keys() - known:
         raise ValueError(f"unknown array {sorted(unknown)[0][:40]!a}")
     return len(sizes)

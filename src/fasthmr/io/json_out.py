@@ -36,6 +36,7 @@ def clip_record(clip: Clip) -> dict[str, Any]:
         "times": None if clip.times is None else _plain(clip.times),
         "model": clip.model,
         "body": clip.body,
+        "pose_fitted": clip.pose_fitted,
         "joint_names": list(clip.joint_names),
         "parents": clip.parents.tolist(),
         "keypoint_names": list(COCO17_NAMES),

@@ -44,6 +44,7 @@ _CLIP_FIELDS = {
     "timing_names": ("U", ("S",)),
     "timing_seconds": ("f", ("S",)),
     "lbs_weights": ("f", ("V", "J")),
+    "pose_fitted": ("b", ()),
     "gender": ("U", ()),
     "mocap_framerate": ("f", ()),
 }
@@ -66,7 +67,17 @@ _PERSON_FIELDS = {
     "trans": ("f", ("f", 3)),
 }
 _OPTIONAL = {
-    *("lbs_weights", "keypoints_2d", "mocap_framerate", "gender", "poses", "trans", "camera_source", "times"),
+    *(
+        "lbs_weights",
+        "pose_fitted",
+        "keypoints_2d",
+        "mocap_framerate",
+        "gender",
+        "poses",
+        "trans",
+        "camera_source",
+        "times",
+    ),
     *("vertices", "rest_vertices", "rest_joints", "surface_error_mm"),
 }
 
@@ -92,6 +103,7 @@ def write_npz(clip: Clip, path: Path) -> Path:
         "timing_names": np.array(list(clip.timings), dtype=np.str_),
         "timing_seconds": np.array(list(clip.timings.values()), dtype=np.float64),
         "gender": np.array("neutral"),
+        "pose_fitted": np.array(clip.pose_fitted),
     }
     if clip.fps is not None:
         arrays["mocap_framerate"] = arrays["fps"]
@@ -170,5 +182,6 @@ def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Cl
         body=str(own["body"]),
         model=str(own["model"]),
         lbs_weights=own.get("lbs_weights"),
+        pose_fitted=bool(own.get("pose_fitted", False)),
         timings=dict(zip(own["timing_names"].tolist(), seconds, strict=True)),
     )

@@ -57,8 +57,8 @@ def load_model(model: str | Path | nn.Module, task: Task, engine: str = "auto") 
     """A model for a task: a preset with the weights that come along, a weight file, an exported file, or a
     module itself.
 
-    Both tasks take models that give meshes (their keypoints are read off); the task "pose" also takes
-    `PoseModel`.
+    Both tasks take models that give meshes or their vertices (keypoints are read off); the task "pose" also
+    takes `PoseModel`.
 
     Args:
         engine: See `runtime.backends`; models that are not exported yet are exported for the time being.
@@ -76,7 +76,14 @@ def load_model(model: str | Path | nn.Module, task: Task, engine: str = "auto") 
     if not isinstance(model, nn.Module) and is_exported(model):
         exported = load_exported(model, engine)
         return _fitting(exported, _kind(exported), task, Path(model).name)
-    return with_engine(_load_module(model, task), engine)
+    loaded = _load_module(model, task)
+    if isinstance(loaded, MeshModel):
+        if engine not in ("auto", "torch"):
+            raise UsageError(
+                f"'{model}' gives {_GIVES['vertices']}, which runs on torch alone, not on {engine}"
+            )
+        return loaded
+    return with_engine(loaded, engine)
 
 
 def describe_engine(model: nn.Module) -> str:
@@ -230,7 +237,7 @@ def _fitting(model: nn.Module, kind: str, task: Task, name: str) -> nn.Module:
 
 
 def _check_fit(kind: str, task: Task, name: str) -> None:
-    if kind == task or (task == "pose" and kind == "mesh"):
+    if kind in ("mesh", "vertices", task):
         return
     remedy = {
         "pose": "use task 'pose'",

@@ -16,6 +16,8 @@ from fasthmr.body.default_body import load_default_body
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_NAMES
 from fasthmr.errors import UsageError
+from fasthmr.models.inference import ready_for_inference
+from fasthmr.models.mesh import MeshModel
 from fasthmr.models.pose import PoseModel
 from fasthmr.results import Clip, PoseClip, PosePerson
 from fasthmr.runtime.boxes_file import BoxesFile
@@ -39,6 +41,7 @@ from fasthmr.runtime.pose import as_pose_persons, find_keypoints
 from fasthmr.runtime.recover import MeshRecovery, takes_camera
 from fasthmr.runtime.sources import as_live, is_video, picture_number
 from fasthmr.runtime.timing import Stopwatch
+from fasthmr.runtime.vertices import is_hand_model, with_body
 from fasthmr.runtime.video import recover_video
 from fasthmr.runtime.video_options import VideoOptions
 from fasthmr.types import Detections
@@ -66,7 +69,11 @@ class Pipeline:
             `runtime.export.export_model` wrote, .onnx or .xml.
         task: "mesh", or "pose" for 2D keypoints: of a `PoseModel` such as ViTPose, or those of a model of
             meshes, from its heat maps if it has COCO's, else from the mesh.
-        body: An SMPL, SMPL-H or SMPL-X file or body to show instead of the free body that comes along.
+        body: An SMPL, SMPL-H or SMPL-X file or body to show instead of the free body that comes along. For
+            models that place vertices themselves (METRO, FastMETRO, TORE) that body or hand (MANO) whose
+            mesh they give.
+        mesh: Hierarchy of that mesh (METRO's `mesh_downsampling.npz`, as it is or imported), where the
+            weights do not hold it; see `runtime.vertices`.
         detector: "auto", "full" (one person fills the picture), an .onnx file, or a `Detector`.
         boxes: JSON or CSV file with the boxes of each picture; then nothing is detected.
         focal: Focal length in pixels. Without any word on the camera, a model that does not ask for it gets
@@ -99,6 +106,7 @@ class Pipeline:
         *,
         task: str = "mesh",
         body: str | Path | BodyModel | None = None,
+        mesh: str | Path | None = None,
         detector: str | Path | Detector = "auto",
         boxes: str | Path | None = None,
         focal: float | None = None,
@@ -117,18 +125,24 @@ class Pipeline:
         network_file = _is_network_file(focal, fov_deg, calib, intrinsics)
         calibration = None if calib is None else read_calibration(calib)
         self.max_persons, self.batch_size = max_persons, batch_size
-        self.video = video or VideoOptions()
         self.device = choose_device(device)
         self.boxes_file = None if boxes is None else BoxesFile(boxes)
         model = DEFAULT_MODEL if model == "default" else model
-        self.model = load_model(model, self.task, engine).to(self.device).eval()
+        loaded = load_model(model, self.task, engine)
+        if loaded is not model:
+            ready_for_inference(loaded)
+        self.model = loaded.to(self.device).eval()
         self.engine = describe_engine(self.model)
         self.model_name = _name(model)
+        self.video = (video or VideoOptions()).for_model(self.model_name)
         if isinstance(self.model, PoseModel):
-            given = {"body": body, "focal": focal, "fov": fov_deg, "calib": calib}
+            given = {"body": body, "mesh": mesh, "focal": focal, "fov": fov_deg, "calib": calib}
             given["intrinsics"] = None if intrinsics == "auto" else intrinsics
             _refuse_unused(self.model_name, given)
-        network = load_network(intrinsics) if network_file else getattr(self.model, "intrinsics", None)
+        network = getattr(self.model, "intrinsics", None)
+        if network_file:
+            network = load_network(intrinsics)
+            network = network if network is None else ready_for_inference(network)
         self.cameras = IntrinsicsEstimator(
             focal=focal,
             fov_deg=fov_deg,
@@ -137,11 +151,21 @@ class Pipeline:
             network=None if network is None else network.to(self.device).eval(),
             takes_camera=takes_camera(self.model),
         )
-        free_body = load_default_body().to(self.device)
-        self.body = load_body(body, free_body).to(self.device)
+        self.reads_hands = isinstance(self.model, MeshModel) and is_hand_model(self.model)
+        if isinstance(self.model, MeshModel):
+            ready = with_body(self.model, self.model_name, body=body, mesh=mesh, device=self.device)
+            self.model, self.body, params_body = ready.model, ready.body, ready.params_body
+        else:
+            if mesh is not None:
+                raise UsageError(
+                    f"'{self.model_name}' gives pose and shape, for which mesh {mesh} means nothing"
+                )
+            free_body = load_default_body().to(self.device)
+            self.body = load_body(body, free_body).to(self.device)
+            params_body = self._body_of_params(free_body)
         self.meshes = MeshRecovery(
             model=self.model,
-            params_body=self._body_of_params(free_body),
+            params_body=params_body,
             body=self.body,
             batch_size=batch_size,
             device=self.device,
@@ -203,7 +227,16 @@ class Pipeline:
 
     @property
     def detector(self) -> Detector:
-        """The detector, loaded when it is first needed."""
+        """The detector, loaded when it is first needed.
+
+        Raises:
+            UsageError: The model reads hands, for which there is no detector.
+        """
+        if self.reads_hands and self._detector_choice == "auto":
+            raise UsageError(
+                f"'{self.model_name}' reads right hands, and no detector of hands comes along: give their "
+                "boxes (boxes=FILE), detector 'full' where one hand fills the picture, or an .onnx detector"
+            )
         self._detector = self._detector or load_detector(self._detector_choice)
         return self._detector
 
@@ -260,6 +293,7 @@ class Pipeline:
             body=body.name,
             model=self.model_name,
             lbs_weights=body.lbs_weights.cpu().numpy(),
+            pose_fitted=self.meshes.fits_pose,
             timings=dict(watch.seconds),
         )
 

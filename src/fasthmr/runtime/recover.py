@@ -56,6 +56,11 @@ class MeshRecovery:
     batch_size: int
     device: torch.device
 
+    @property
+    def fits_pose(self) -> bool:
+        """Whether pose and shape are fitted to vertices that the model places."""
+        return bool(getattr(self.model, "fits_pose", False))
+
     def persons(
         self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch, source: str
     ) -> tuple[Person, ...]:
@@ -87,7 +92,7 @@ class MeshRecovery:
         """What the model wants to see of a picture."""
         return crop_pictures(
             rgb,
-            boxes_xyxy,
+            grown(boxes_xyxy, getattr(self.model, "crop_margin", 1.0)),
             int(getattr(self.model, "crop_size", 256)),
             aspect=getattr(self.model, "crop_aspect", (192, 256)),
             antialias=getattr(self.model, "crop_antialias", True),
@@ -169,6 +174,14 @@ def in_batches(run: Callable[[slice], Result], count: int, batch_size: int) -> l
     return outputs
 
 
+def grown(boxes_xyxy: Float[Tensor, "persons 4"], margin: float) -> Float[Tensor, "persons 4"]:
+    """Boxes with sides so many times as long."""
+    more = (margin - 1) / 2 * (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2])
+    return (
+        boxes_xyxy if margin == 1 else torch.cat([boxes_xyxy[:, :2] - more, boxes_xyxy[:, 2:] + more], dim=1)
+    )
+
+
 def takes_camera(model: nn.Module) -> bool:
     """Whether the model is conditioned on where the crop lies in its camera, as CameraHMR is."""
     return bool(getattr(model, "takes_camera", False))
@@ -179,12 +192,19 @@ def place_people(
 ) -> PlacedPeople:
     """Moves people from the cameras of their crops to that of the picture and poses the body.
 
+    Vertices that the model places itself are taken as they are, where they are those of the body to show.
+
     Args:
         params_body: As for `place_params`.
         body: The body to show.
     """
-    params = as_shown(place_params(output, crop, camera, params_body), params_body, body)
-    return PlacedPeople(params=params, mesh=body(params))
+    placed = place_params(output, crop, camera, params_body)
+    params = as_shown(placed, params_body, body)
+    if output.vertices is None or body is not params_body:
+        return PlacedPeople(params=params, mesh=body(params))
+    assert placed.transl is not None and output.params.transl is not None
+    vertices = output.vertices + (placed.transl - output.params.transl)[:, None]
+    return PlacedPeople(params=params, mesh=BodyMesh(vertices=vertices, joints=body.joints(params)))
 
 
 def as_shown(params: BodyParams, params_body: BodyModel, body: BodyModel) -> BodyParams:
@@ -222,7 +242,7 @@ def place_params(output: HMROutput, crop: Crop, camera: PictureCamera, params_bo
         global_orient=given.global_orient,
         body_pose=fit_pose(given.body_pose, params_body),
         betas=given.betas[:, : params_body.num_betas],
-        transl=transl.to(given.betas),
+        transl=transl.to(given.betas) if given.transl is None else transl.to(given.betas) + given.transl,
     )
 
 
@@ -337,17 +357,21 @@ def _join(outputs: list[HMROutput]) -> HMROutput:
 
     points = [output.keypoints for output in outputs if output.keypoints is not None]
     features = [output.features for output in outputs if output.features is not None]
+    vertices = [output.vertices for output in outputs if output.vertices is not None]
+    places = [output.params.transl for output in outputs if output.params.transl is not None]
     return HMROutput(
         params=BodyParams(
             global_orient=joined(output.params.global_orient for output in outputs),
             body_pose=joined(output.params.body_pose for output in outputs),
             betas=joined(output.params.betas for output in outputs),
+            transl=joined(places) if places else None,
         ),
         camera=joined(output.camera for output in outputs),
         keypoints=Keypoints2D(xy=joined(p.xy for p in points), score=joined(p.score for p in points))
         if points
         else None,
         features=joined(features) if features else None,
+        vertices=joined(vertices) if vertices else None,
     )
 
 

@@ -63,6 +63,7 @@ def as_clip(
         body=body.name,
         model=pipeline.model_name,
         lbs_weights=body.lbs_weights.cpu().numpy(),
+        pose_fitted=meshes.fits_pose,
         timings=dict(watch.seconds),
     )
 

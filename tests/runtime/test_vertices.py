@@ -1,0 +1,295 @@
+"""METRO, FastMETRO and TORE in pipelines: vertices from small networks that always see the same person."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fasthmr.body.default_body import load_default_body, load_default_hand
+from fasthmr.body.hierarchy import MeshHierarchy, default_hierarchy
+from fasthmr.body.lbs import BodyModel
+from fasthmr.checkpoints.config_json import config_to_json
+from fasthmr.checkpoints.files import save_weights
+from fasthmr.encoders.resnet import ResNetConfig
+from fasthmr.errors import UsageError
+from fasthmr.geometry.cameras import project
+from fasthmr.geometry.rotations import axis_angle_to_rotmat
+from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
+from fasthmr.heads.metro import MetroHeadConfig
+from fasthmr.io.bvh_reader import read_bvh
+from fasthmr.io.hierarchy_files import save_hierarchy
+from fasthmr.io.video import VideoWriter
+from fasthmr.layers.mesh_levels import MeshLevelsConfig
+from fasthmr.models.mesh import MeshModel, MeshModelConfig, mesh_operators
+from fasthmr.reduction.gtr import MLPRegressor, MLPRegressorConfig
+from fasthmr.results import Clip
+from fasthmr.runtime.pipeline import Pipeline
+from fasthmr.runtime.vertices import give_mesh
+from fasthmr.types import BodyParams, Detections
+
+TRUNK = ResNetConfig(depths=(1, 1, 1, 1), width=1)
+BOX = [30.0, 10.0, 70.0, 90.0]
+RGB = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+BODIES = {"body": load_default_body(), "hand": load_default_hand()}
+SCALE = 0.9
+
+
+def tiny(kind: str, *, stored: bool = True) -> MeshModelConfig:
+    """FastMETRO with GTR in small."""
+    mesh = mesh_operators(default_hierarchy(kind)).config(stored=stored)
+    head = FastMetroHeadConfig(
+        context_dim=32,
+        joints=14 if kind == "body" else 21,
+        mesh=mesh,
+        layers=1,
+        dims=(16, 8),
+        mlp_dims=(12, 6),
+        learned_levels=0,
+    )
+    return MeshModelConfig(encoder=TRUNK, head=head, regressor=MLPRegressorConfig(dim=8, hidden=6))
+
+
+def posed(body: BodyModel) -> BodyParams:
+    """Upright before the camera, with bent limbs."""
+    turns = 0.3 * torch.randn(1, body.num_joints, 3, generator=torch.Generator().manual_seed(0))
+    turns[:, 0] = torch.tensor([torch.pi, 0, 0])
+    rotations = axis_angle_to_rotmat(turns)
+    return BodyParams(
+        global_orient=rotations[:, :1], body_pose=rotations[:, 1:], betas=torch.zeros(1, body.num_betas)
+    )
+
+
+def seeing(kind: str, *, stored: bool = True, with_mesh: bool = True) -> MeshModel:
+    """A network that sees one pose in every picture, its root in the middle of the crop."""
+    torch.manual_seed(0)
+    model = tiny(kind, stored=stored).build().eval()
+    assert isinstance(model.head, FastMetroHead) and isinstance(model.head.regressor, MLPRegressor)
+    hierarchy, body = default_hierarchy(kind), BODIES[kind]
+    mesh = body(posed(body))
+    coarse = hierarchy.downsample(mesh.vertices[0] - mesh.joints[0, 0])
+    for linear, bias in (
+        (model.head.regressor.fc3, coarse.flatten()),
+        (model.head.cam_predictor, torch.tensor([SCALE, 0.0, 0.0])),
+    ):
+        nn.init.zeros_(linear.weight)
+        linear.bias.data = bias.clone()
+    if with_mesh:
+        model.set_mesh(mesh_operators(hierarchy))
+    return model
+
+
+def saved(model: MeshModel, path: Path) -> Path:
+    save_weights(model, path, dtype=torch.float32, metadata={"config": config_to_json(model.config)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def body_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(seeing("body"), tmp_path_factory.mktemp("models") / "tiny_fastmetro.safetensors")
+
+
+@pytest.fixture(scope="module")
+def clip(body_file: Path) -> Clip:
+    found = Pipeline(body_file)(RGB, boxes=[BOX])
+    assert isinstance(found, Clip)
+    return found
+
+
+def test_people_stand_where_the_crop_camera_sees_them(clip: Clip) -> None:
+    person = clip.persons[0]
+    assert clip.pose_fitted and person.vertices.shape == (1, 13718, 3)
+    side, K = 1.2 * 80, torch.from_numpy(clip.intrinsics[0])
+    root = project(torch.from_numpy(person.joints[0, :1]).double(), K)
+    np.testing.assert_allclose(root[0], [50, 50], atol=0.3)
+    points = project(torch.from_numpy(person.vertices[0]).double(), K)
+    metres = float(person.vertices[0, :, 1].max() - person.vertices[0, :, 1].min())
+    assert float(points[:, 1].max() - points[:, 1].min()) == pytest.approx(
+        SCALE * metres * side / 2, rel=0.03
+    )
+
+
+def test_vertices_are_the_models_and_the_pose_fits_them(clip: Clip) -> None:
+    person, body, hierarchy = clip.persons[0], BODIES["body"], default_hierarchy("body")
+    truth = body(posed(body))
+    own = hierarchy.upsample(hierarchy.downsample(truth.vertices)) - truth.joints[:, :1]
+    shown = torch.from_numpy(np.asarray(person.vertices))
+    torch.testing.assert_close(
+        shown - shown.mean(1, keepdim=True), own - own.mean(1, keepdim=True), atol=1e-4, rtol=0
+    )
+    fitted = body(
+        BodyParams(
+            **{
+                name: torch.from_numpy(getattr(person, name))
+                for name in ("global_orient", "body_pose", "betas", "transl")
+            }
+        )
+    )
+    assert 1000 * (fitted.vertices - shown).norm(dim=-1).mean() < 4  # three levels of a mesh cost 3 mm
+    torch.testing.assert_close(fitted.joints, torch.from_numpy(person.joints), atol=1e-4, rtol=0)
+
+
+def test_every_format(clip: Clip, tmp_path: Path) -> None:
+    for suffix in ("glb", "npz", "obj", "json", "bvh"):
+        assert clip.save(tmp_path / f"person.{suffix}").stat().st_size > 1000
+    back = Clip.load(tmp_path / "person.npz")
+    assert back.pose_fitted
+    np.testing.assert_allclose(back.persons[0].vertices, clip.persons[0].vertices, atol=1e-6)
+    assert json.loads((tmp_path / "person.json").read_text())["pose_fitted"] is True
+    motion = read_bvh(tmp_path / "person.bvh")
+    assert len(motion.rotations) == 1
+
+
+def test_another_body_takes_over_the_pose(body_file: Path) -> None:
+    other = load_default_body()
+    scaled = BodyModel(
+        v_template=1.1 * other.v_template[::2],
+        shapedirs=other.shapedirs[::2],
+        faces=torch.tensor([[0, 1, 2]]),
+        parents=other.parents.tolist(),
+        lbs_weights=other.lbs_weights[::2],
+        J_template=1.1 * other.J_template,
+        J_shapedirs=other.J_shapedirs,
+        name="larger",
+    )
+    found = Pipeline(body_file, body=scaled)(RGB, boxes=[BOX])
+    assert isinstance(found, Clip) and found.body == "larger"
+    assert found.persons[0].vertices.shape == (1, 6859, 3)
+
+
+def test_keypoints_are_read_off(body_file: Path) -> None:
+    found = Pipeline(body_file, task="pose")(RGB, boxes=[BOX])
+    assert found.persons[0].keypoints_2d.shape == (1, 17, 3)
+
+
+def test_trunks_are_folded_in_files_and_left_alone_in_modules(body_file: Path) -> None:
+    model = seeing("body")
+    own = Pipeline(model)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in Pipeline(body_file).model.modules())
+    np.testing.assert_allclose(
+        own(RGB, boxes=[BOX]).persons[0].vertices,
+        Pipeline(body_file)(RGB, boxes=[BOX]).persons[0].vertices,
+        atol=1e-4,
+    )
+
+
+def test_a_video(body_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 30.0, (120, 100)) as writer:
+        for index in range(4):
+            writer.write(RGB, index / 30)
+
+    class OneBox:
+        def __call__(self, rgb: np.ndarray) -> Detections:
+            return Detections(boxes_xyxy=torch.tensor([BOX]), scores=torch.ones(1))
+
+    pipeline = Pipeline(body_file, detector=OneBox())
+    reports = list(pipeline.predict_many([path], tmp_path / "out", save=["overlay", "glb", "npz", "bvh"]))
+    assert [(report.status, report.persons) for report in reports] == [("ok", 1)]
+    found = Clip.load(tmp_path / "out" / "clip.npz")
+    assert found.pose_fitted and len(found.persons[0].frames) == 4
+    assert np.asarray(found.persons[0].vertices).shape == (4, 13718, 3)
+
+
+def test_hands_need_boxes(tmp_path: Path) -> None:
+    pipeline = Pipeline(seeing("hand"))
+    with pytest.raises(UsageError, match=r"right hands.*no detector of hands.*boxes"):
+        pipeline(RGB)
+    with pytest.raises(UsageError, match="no detector of hands"):
+        pipeline.prepare()
+    found = pipeline(RGB, boxes=[BOX])
+    assert isinstance(found, Clip) and found.joint_names[0] == "wrist"
+    assert found.persons[0].vertices.shape == (1, 1609, 3)
+    for suffix in ("glb", "npz", "obj", "json", "bvh"):
+        found.save(tmp_path / f"hand.{suffix}")
+    assert Clip.load(tmp_path / "hand.npz").persons[0].joints.shape == (1, 16, 3)
+    whole = Pipeline(seeing("hand"), detector="full")(RGB)
+    assert len(whole.persons) == 1
+
+
+def test_the_mesh_of_a_body_must_be_the_models() -> None:
+    published = replace(tiny("body").head, mesh=MeshLevelsConfig(), context_dim=32)  # 431 < 1723 < 6890
+    model = MeshModelConfig(
+        encoder=TRUNK, head=published, regressor=MLPRegressorConfig(dim=8, hidden=6)
+    ).build()
+    with pytest.raises(UsageError, match=r"431 < 1723 < 6890 vertices.*has 13718.*SMPL"):
+        Pipeline(model)
+    with pytest.raises(UsageError, match=r"431 < 1723 < 6890 vertices.*'few'.*has 100;"):
+        few = load_default_body().restrict(torch.arange(100))
+        few.name = "few"
+        Pipeline(model, body=few)
+
+
+def test_a_hierarchy_must_be_that_of_the_body(tmp_path: Path) -> None:
+    hierarchy = default_hierarchy("hand")
+    model = seeing("hand", stored=False, with_mesh=False)
+    save_hierarchy(hierarchy.first(1), tmp_path / "one.safetensors")
+    with pytest.raises(UsageError, match=r"one.safetensors: a hierarchy of 1609 .*needs 403 < 1609"):
+        give_mesh(model, "tiny", BODIES["hand"], tmp_path / "one.safetensors")
+    save_hierarchy(ring(), tmp_path / "ring.safetensors")
+    with pytest.raises(UsageError, match=r"12 > 6 vertices and the body .* has 1609"):
+        Pipeline(model, mesh=tmp_path / "ring.safetensors")
+    save_hierarchy(hierarchy, tmp_path / "hand.safetensors")
+    ready = Pipeline(model, mesh=tmp_path / "hand.safetensors")
+    assert model.has_mesh and ready(RGB, boxes=[BOX]).persons[0].vertices.shape == (1, 1609, 3)
+    with pytest.raises(UsageError, match="carries the mesh of its body itself"):
+        Pipeline(model, mesh=tmp_path / "hand.safetensors")
+
+
+def ring() -> MeshHierarchy:
+    kept = torch.arange(0, 12, 2)
+    up = torch.zeros(12, 6, dtype=torch.float64)
+    up[torch.arange(12), torch.arange(12) // 2] = 1
+    edges = [torch.stack([torch.arange(n - 1), torch.arange(1, n)], dim=1) for n in (12, 6)]
+    return MeshHierarchy(
+        sizes=(12, 6), up=(up.to_sparse_coo(),), kept=(kept,), edges=tuple(edges), faces=(None, None)
+    )
+
+
+def test_other_models_take_no_mesh(stand_in_model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"for which mesh .*hand.safetensors means nothing"):
+        Pipeline(stand_in_model, mesh=tmp_path / "hand.safetensors")
+
+
+@pytest.mark.parametrize("name", ["fastmetro_l_r50", "metro_r50", "tore_fastmetro_l_r50_hand_itp80"])
+def test_presets_without_weights_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"no weights for '{name}' come with the package"):
+        Pipeline(name)
+
+
+def test_other_engines_are_refused(body_file: Path) -> None:
+    with pytest.raises(UsageError, match="runs on torch alone, not on onnxruntime"):
+        Pipeline(body_file, engine="onnxruntime")
+
+
+@pytest.mark.parametrize("gtr", [False, True])
+def test_metro_starts_from_the_body_at_rest(gtr: bool, tmp_path: Path) -> None:
+    hierarchy, body = default_hierarchy("body"), BODIES["body"]
+    mesh = mesh_operators(hierarchy).config(stored=False)
+    head = MetroHeadConfig(
+        context_dim=32, mesh=mesh, widths=(8, 4), hidden=(8, 8, 8), layers=1, mlp_dim=6, positions=900,
+        unused_words=0,
+    )  # fmt: skip
+    from fasthmr.reduction.gtr import NSRConfig
+
+    regressor = NSRConfig(dim=8, mlp_dim=6, layers=1) if gtr else None
+    model = MeshModelConfig(encoder=TRUNK, head=head, regressor=regressor).build().eval()
+    with pytest.raises(UsageError, match=r"14 points of METRO's Human3.6M regressor.*--regressor"):
+        give_mesh(model, "tiny", body, None)
+    joints = torch.zeros(17, body.num_vertices, dtype=torch.float64)
+    joints[torch.arange(17), torch.arange(17) * 700] = 1
+    save_hierarchy(hierarchy, tmp_path / "body.safetensors", joints)
+    give_mesh(model, "tiny", body, tmp_path / "body.safetensors")
+    template = model.head.tokens.template
+    assert template.shape == (14 if gtr else 14 + hierarchy.sizes[-1], 3)
+    rest = body.v_template - body.v_template[0]
+    upside_down = rest * torch.tensor([1.0, -1.0, -1.0])
+    torch.testing.assert_close(template[0], upside_down[3 * 700], atol=1e-4, rtol=0)
+    if not gtr:
+        torch.testing.assert_close(template[14:], hierarchy.downsample(upside_down), atol=1e-4, rtol=0)
