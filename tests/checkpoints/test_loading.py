@@ -115,12 +115,18 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_ema"])
 def test_pytorch_files(tmp_path, wrapper):
     weights = {"a": torch.ones(3)}
     torch.save({wrapper: weights, "epoch": 3} if wrapper else weights, tmp_path / "w.ckpt")
     state, _ = read_weights(tmp_path / "w.ckpt")
     assert torch.equal(state["a"], weights["a"])
+
+
+def test_running_averages_come_first(tmp_path):
+    torch.save({"model": {"a": torch.zeros(3)}, "model_ema": {"a": torch.ones(3)}}, tmp_path / "w.pth")
+    state, _ = read_weights(tmp_path / "w.pth")
+    assert torch.equal(state["a"], torch.ones(3))
 
 
 class Touch:

@@ -21,10 +21,12 @@ from fasthmr.checkpoints.keymap import KeyTable, Shapes, load_into, shapes_of
 from fasthmr.checkpoints.layout import Layout
 from fasthmr.checkpoints.swin_names import official_swin
 from fasthmr.checkpoints.trunks import first_axis, numbered
+from fasthmr.checkpoints.vmamba_names import official_vmamba
 from fasthmr.encoders.groupmixformer import GroupMixFormerConfig
 from fasthmr.encoders.registry import encoder_config, list_encoders
 from fasthmr.encoders.swin import SwinConfig
 from fasthmr.encoders.truncated import HierarchicalConfig, TruncatedConfig, TruncatedEncoder
+from fasthmr.encoders.vmamba import VMambaConfig
 from fasthmr.errors import CheckpointMismatch
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 _PREFIXES = ("backbone.encoder.", "encoder.encoder.", "backbone.", "encoder.", "")
 """Of encoders in files: in published and our own cut models, in published and our own whole ones, alone."""
 
-_NOT_OF_WEIGHTS = {"drop_path", "image_size", "convention", "out_stages", "classes"}
+_NOT_OF_WEIGHTS = {"drop_path", "image_size", "convention", "out_stages", "out_norm", "classes"}
 """Fields that do not change the weights of the stages."""
 
 
@@ -119,6 +121,26 @@ def _gmf_from_shapes(shapes: Shapes) -> GroupMixFormerConfig:
     )
 
 
+def _vmamba_from_shapes(shapes: Shapes) -> VMambaConfig:
+    stages = range(numbered(shapes, "layers."))
+    blocks = [f"layers.{i}.blocks." for i in stages]
+    widths = tuple(shapes[f"{start}0.norm.weight"][0] for start in blocks)
+    inner, hidden = (shapes[f"{blocks[0]}0.{part}.weight"][0] for part in ("op.in_proj", "mlp.fc1"))
+    out = tuple(i + 1 for i in stages if f"outnorm{i}.weight" in shapes)
+    classes = first_axis(shapes, "classifier.head.weight")
+    return VMambaConfig(
+        widths=widths,
+        depths=tuple(numbered(shapes, start) for start in blocks),
+        ssm_ratio=_ratio(inner, widths[0]),
+        image_size=(224, 224) if classes else VMambaConfig.image_size,
+        out_stages=() if out == (len(stages),) else out,
+        out_norm=not classes,
+        classes=classes,
+        state=shapes[f"{blocks[0]}0.op.A_logs"][1],
+        mlp_ratio=_ratio(hidden, widths[0]),
+    )
+
+
 def _ratio(hidden: int, width: int) -> float | int:
     return hidden // width if hidden % width == 0 else hidden / width
 
@@ -133,6 +155,8 @@ SWIN_TABLE = KeyTable(
 )
 
 GMF_TABLE = KeyTable(layout="GroupMixFormer", ignored=((r"(norm4|head)\.", "classifier"),))
+
+VMAMBA_TABLE = KeyTable(layout="VMamba", ignored=((r"classifier\.", "classifier"),), prepare=official_vmamba)
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -155,6 +179,18 @@ FAMILIES: tuple[Family, ...] = (
         stages=r"(?:groupmixformer_backbone|patch_embed_layers)\.(\d+)\.",
         table=GMF_TABLE,
         licence="GroupMixFormer weights: the terms of their source",
+    ),
+    Family(
+        name="VMamba",
+        config_type=VMambaConfig,
+        marks=("patch_embed.0.weight", "layers.0.blocks.0.op.x_proj_weight"),
+        config=_vmamba_from_shapes,
+        stages=r"layers\.(\d+)\.",
+        exits=r"layers\.(\d+)\.downsample\.",
+        norms=r"outnorm(\d+)\.",
+        last_norm=("outnorm3.", "classifier.norm."),
+        table=VMAMBA_TABLE,
+        licence="VMamba weights: MIT",
     ),
 )
 """A family is one row here."""

@@ -18,8 +18,9 @@ from fasthmr.errors import UnsafeFileError
 from fasthmr.io.inert import Encode, Record, Token, Unpickler, load, printable
 
 WHAT = "weight file"
-_WRAPPERS = ("state_dict", "model")
-"""Keys under which training frameworks store the weights beside other things."""
+_WRAPPERS = ("state_dict", "model_ema", "model")
+"""Keys under which training frameworks store the weights beside other things; running averages, which are
+what is published of a training, before the weights of its last step."""
 
 ITEM_BYTES = {
     "F64": 8,
