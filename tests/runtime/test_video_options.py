@@ -34,3 +34,14 @@ def test_decoder_reads_features(monkeypatch):
 def test_plain_filters_read_no_features():
     assert not VideoOptions().takes_features
     assert not VideoOptions(smooth=SavitzkyGolay()).takes_features
+
+
+@pytest.mark.parametrize("model", ["fasthmr_m_fast", "fasthmr_m"])
+def test_auto_is_the_decoder_for_its_own_image_model(model):
+    decoder = VideoOptions(every=2).for_model(model)
+    assert decoder == VideoOptions(every=2, smooth="decoder") and decoder.takes_features
+    smooth = decoder.motion_filter()
+    assert isinstance(smooth, DecoderFilter) and smooth.decoder.lead.linear.weight.abs().sum() > 0
+    other = VideoOptions().for_model("hmr2_vit_h")
+    assert isinstance(other.motion_filter(), SavitzkyGolay) and not other.takes_features
+    assert VideoOptions(smooth="none").for_model("fasthmr_m_fast").motion_filter() is None

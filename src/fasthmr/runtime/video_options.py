@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from fasthmr.errors import UsageError, did_you_mean
@@ -14,6 +14,8 @@ from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
 from fasthmr.zoo import create_model, pretrained_file
 
 _DECODER = "fasthmr_motion"
+_DECODED = ("fasthmr_m_fast", "fasthmr_m")
+"""Image models whose features the decoder reads: the one it was trained with, and what that was made of."""
 
 
 @cache
@@ -24,13 +26,13 @@ def _decoder() -> MotionFilter:
 
 
 SMOOTHERS: Mapping[str, Callable[[], MotionFilter] | None] = {
+    "auto": SavitzkyGolay,
     "decoder": _decoder,
     "one-euro": OneEuroFilter,
     "savgol": SavitzkyGolay,
     "none": None,
 }
-"""Motion filters by name. The decoder needs weights that come with the package."""
-
+"""Motion filters by name. The decoder needs weights that come with the package; "auto" may mean it, too."""
 
 _LOOKS_PER_SECOND = 10
 
@@ -44,8 +46,10 @@ class VideoOptions:
         max_frames: Take so many frames at most.
         detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
             times a second if None.
-        smooth: Name of a motion filter (`SMOOTHERS`), or a callable from `MotionTrack` to one of the same
-            length. With an attribute `takes_features` it gets the features of the image model, too.
+        smooth: Name of a motion filter (`SMOOTHERS`; "auto" is the decoder for `fasthmr_m` and
+            `fasthmr_m_fast`, and Savitzky-Golay for other image models), or a callable from `MotionTrack` to
+            one of the same length. With an attribute `takes_features` it gets the features of the image
+            model, too.
 
     Raises:
         UsageError: A number is below 1, or there is no such filter.
@@ -54,7 +58,7 @@ class VideoOptions:
     every: int = 1
     max_frames: int | None = None
     detect_every: int | None = None
-    smooth: str | MotionFilter = "savgol"
+    smooth: str | MotionFilter = "auto"
 
     def __post_init__(self) -> None:
         for name in ("every", "max_frames", "detect_every"):
@@ -67,12 +71,17 @@ class VideoOptions:
                 f"unknown motion filter '{self.smooth}'{did_you_mean(self.smooth, known)}; "
                 f"use {', '.join(known)}"
             )
-
         if self.smooth == "decoder" and pretrained_file(_DECODER) is None:
             raise UsageError(
                 f"no weights of '{_DECODER}' come with the package; use another motion filter, or give a "
                 "DecoderFilter of weights that `fasthmr train diffusion_decoder` made"
             )
+
+    def for_model(self, name: str) -> VideoOptions:
+        """The options for an image model: which filter "auto" means is known then."""
+        if self.smooth == "auto" and name in _DECODED and pretrained_file(_DECODER) is not None:
+            return replace(self, smooth="decoder")
+        return self
 
     @property
     def takes_features(self) -> bool:

@@ -22,7 +22,9 @@ def _ours() -> MotionDecoderConfig:
     """As the recipes `motion_vae` and `diffusion_decoder` make it."""
     vae = PatchVAEConfig(width=256, layers=1, mlp_dim=512)
     return MotionDecoderConfig(
-        prior=MotionPriorConfig(vae=vae), denoiser=PatchDenoiserConfig(dropout=0.1, condition_dim=415)
+        prior=MotionPriorConfig(vae=vae),
+        denoiser=PatchDenoiserConfig(dropout=0.1, condition_dim=415),
+        limbs=0.3,
     )
 
 
