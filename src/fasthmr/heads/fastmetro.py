@@ -113,8 +113,13 @@ class FastMetroHead(nn.Module):
         """Whether the mesh is there."""
         return self.mesh.known
 
-    def forward(self, features: Float[Tensor, "batch channels rows columns"]) -> MeshOutput:
-        """Camera, joints and vertices of every level.
+    def forward(
+        self, features: Float[Tensor, "batch channels rows columns"], levels: int | None = None
+    ) -> MeshOutput:
+        """Camera, joints and vertices.
+
+        Args:
+            levels: Mesh levels to give, from the coarsest on; None for all.
 
         Raises:
             ValueError: The map has another size than the configuration says.
@@ -132,19 +137,20 @@ class FastMetroHead(nn.Module):
             image, clusters = self.reducer(reduced)
         camera = self.cam_token_embed.weight.expand(len(image), 1, -1)
         if self.regressor is None:
-            camera, joints, levels = self._whole(image, camera)
+            camera, joints, coarse = self._whole(image, camera)
         else:
-            camera, joints, levels = self._by_joints(image, camera)
-        for i in range(len(levels) - 1, len(self.config.mesh.vertices) - 1):
+            camera, joints, coarse = self._by_joints(image, camera)
+        vertices = [coarse]
+        for i in range(len(self.config.mesh.vertices[:levels]) - 1):
             learned = i < len(self.upsamplers)
-            last = levels[-1]
-            levels.append(self.upsamplers[i](last.mT).mT if learned else self.mesh.up(last, i))
-        params = None if self.parameters_of is None else self.parameters_of(levels[1].detach())
+            last = vertices[-1]
+            vertices.append(self.upsamplers[i](last.mT).mT if learned else self.mesh.up(last, i))
+        params = None if self.parameters_of is None else self.parameters_of(vertices[1].detach())
         return MeshOutput(
-            camera=camera, joints=joints, vertices=tuple(levels), params=params, clusters=clusters
+            camera=camera, joints=joints, vertices=tuple(vertices), params=params, clusters=clusters
         )
 
-    def _whole(self, image: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _whole(self, image: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Joints and vertices as queries of both transformers."""
         joints = self.config.joints
         neighbours = self.mesh.neighbours(joints)
@@ -154,9 +160,9 @@ class FastMetroHead(nn.Module):
         points = self.dim_reduce_dec(points)
         camera, _, points = self.transformer_2(image, camera, points, self.position_2, neighbours)
         xyz = self.xyz_regressor(points)
-        return self.cam_predictor(camera)[:, 0], xyz[:, :joints], [xyz[:, joints:]]
+        return self.cam_predictor(camera)[:, 0], xyz[:, :joints], xyz[:, joints:]
 
-    def _by_joints(self, image: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _by_joints(self, image: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Joints alone as queries; the regressor makes the mesh."""
         assert self.regressor is not None
         queries = (self.joint_token_embed.weight,)
@@ -165,4 +171,4 @@ class FastMetroHead(nn.Module):
         body = self.dim_reduce_dec(body)
         camera, _, body = self.transformer_2(image, camera, body, self.position_2)
         vertices, _ = self.regressor(body, camera, self.mesh.neighbours())
-        return self.cam_predictor(camera)[:, 0], self.xyz_regressor_j(body), [vertices]
+        return self.cam_predictor(camera)[:, 0], self.xyz_regressor_j(body), vertices

@@ -43,8 +43,8 @@ class MeshModelConfig:
     def __post_init__(self) -> None:
         check_mesh_parts(self.head, self.tokens, self.regressor)
         height, width = self.encoder.image_size
-        if height != width:
-            raise ValueError(f"MeshModelConfig: pictures of {height} x {width} (h x w) are not square")
+        if height < width:
+            raise ValueError(f"MeshModelConfig: pictures of {height} x {width} (h x w) are wider than high")
 
     def build(self) -> MeshModel:
         return MeshModel(self)
@@ -89,6 +89,8 @@ def build_mesh_head(
 class MeshModel(nn.Module):
     """Square crops to camera, joints and vertices.
 
+    An encoder of pictures that are higher than wide sees the middle columns of a crop.
+
     Attributes:
         crop_size: Side in pixels of the crops to feed.
         crop_aspect: Width and height that boxes are grown to before the square is taken.
@@ -112,7 +114,8 @@ class MeshModel(nn.Module):
                 f"the head reads {config.head.context_dim}"
             )
         self.head = build_mesh_head(config.head, config.tokens, config.regressor)
-        self.crop_size = config.encoder.image_size[0]
+        self.crop_size, width = config.encoder.image_size
+        self.margin = (self.crop_size - width) // 2
 
     def set_mesh(self, operators: MeshOperators, template: Float[Tensor, "points 3"] | None = None) -> None:
         """Take over the mesh (`mesh_operators`), and for METRO the body at rest (`rest_template`).
@@ -143,7 +146,7 @@ class MeshModel(nn.Module):
             UsageError: The mesh is not known yet.
             ValueError: A mask for a head that takes none.
         """
-        features = self.encoder(pixels)[-1]
+        features = self.encoder(pixels[..., self.margin : pixels.shape[-1] - self.margin])[-1]
         if isinstance(self.head, MetroHead):
             return self.head(features, all_levels, mask)
         if mask is not None:

@@ -128,10 +128,12 @@ class MeshLosses(nn.Module):
         joints: Regressor of the body's joints.
         faces: Of the level `config.surface`.
         grid: Cells of the feature map, for `config.clusters`.
+        seen_width: Share of the crop's width that the map shows, its middle.
     """
 
     faces: Tensor
     edges: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -139,9 +141,11 @@ class MeshLosses(nn.Module):
         joints: MeshJoints,
         faces: Int[Tensor, "faces 3"],
         grid: tuple[int, int] = (7, 7),
+        seen_width: float = 1.0,
     ) -> None:
         super().__init__()
         self.config, self.joints, self.grid = config, joints, grid
+        self.register_buffer("seen", torch.tensor([seen_width, 1.0]), persistent=False)
         self.register_buffer("faces", faces, persistent=False)
         self.register_buffer("edges", loss_edges(faces, each_face=config.each_face), persistent=False)
 
@@ -180,7 +184,7 @@ class MeshLosses(nn.Module):
         if config.clusters and output.clusters is not None:
             places = project_weak(labels.vertices[-1], output.camera.detach())
             weight = config.clusters / (1 + math.exp(config.clusters_after - epoch))
-            covered = covered_cells(places, self.grid)
+            covered = covered_cells(places / self.seen, self.grid)
             terms["clusters"] = weight * cluster_loss(output.clusters, covered, labels.has_mesh)
         return torch.stack(list(terms.values())).sum(), terms
 

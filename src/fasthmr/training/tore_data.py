@@ -1,0 +1,268 @@
+"""What METRO-like models learn from here: crops, or maps of a frozen trunk, with meshes at several levels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fasthmr.body.default_body import load_default_body, load_default_hand
+from fasthmr.body.hierarchy import MeshHierarchy, build_hierarchy
+from fasthmr.body.lbs import BodyModel
+from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
+from fasthmr.data.hands import FINGERTIPS, load_hands
+from fasthmr.errors import InputError
+from fasthmr.evaluation.protocols import HAND_21
+from fasthmr.geometry.cameras import project
+from fasthmr.geometry.crops import normalize
+from fasthmr.io.atomic import atomic_path
+from fasthmr.training.tore_losses import MeshJoints, MeshLabels
+from fasthmr.types import BodyParams
+
+_LOG = logging.getLogger(__name__)
+
+Kind = Literal["body", "hand"]
+
+BODY_14 = (8, 5, 2, 1, 4, 7, 21, 19, 17, 16, 18, 20, 12, 15)
+"""The 14 joints of body models among SMPL's 24: right leg up, left leg down, arms alike, neck, head."""
+
+FITTED_LEVELS = 3
+"""Coarsest levels that losses compare, as in the papers."""
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeshSubject:
+    """A free body, or hand, as a mesh model sees it.
+
+    Attributes:
+        regressor: Its joints from the posed vertices of the finest level, and its root in the last row.
+        fitted: The same body at the finest of the levels that losses compare.
+    """
+
+    kind: Kind
+    body: BodyModel
+    hierarchy: MeshHierarchy
+    regressor: Float[Tensor, "joints_1 vertices"]
+    fitted: BodyModel
+
+    @property
+    def skipped(self) -> int:
+        """Levels finer than those that losses compare."""
+        return max(len(self.hierarchy.sizes) - FITTED_LEVELS, 0)
+
+    def joints(self, *, fitted: bool) -> MeshJoints:
+        """The regressor for the finest level, or for the finest that losses compare."""
+        rows = self.regressor
+        for up in self.hierarchy.up[: self.skipped] if fitted else ():
+            rows = torch.sparse.mm(up.mT.to(rows.dtype), rows.mT).mT
+        return MeshJoints(rows[:-1].contiguous(), rows[-1].contiguous())
+
+    def levels(self, params: BodyParams) -> tuple[Float[Tensor, "batch _vertices 3"], ...]:
+        """Posed vertices of the levels that losses compare, coarsest first."""
+        vertices = self.fitted(params).vertices
+        first = self.skipped
+        return tuple(
+            self.hierarchy.downsample(vertices, level=first, to=level)
+            for level in reversed(range(first, len(self.hierarchy.sizes)))
+        )
+
+
+@lru_cache(maxsize=2)
+def mesh_subject(kind: Kind) -> MeshSubject:
+    """The free body at 215, 858, 3430 and 13718 vertices, or the free hand at 101, 403 and 1609."""
+    body = load_default_body() if kind == "body" else load_default_hand()
+    levels = FITTED_LEVELS + (kind == "body")
+    hierarchy = build_hierarchy(body.v_template, body.faces, levels=levels)
+    assert body.J_regressor is not None
+    if kind == "body":
+        rows = body.J_regressor[[*BODY_14, 0]]
+    else:
+        tips = body.extras["fingertip_index"]
+        own = torch.cat([body.J_regressor, torch.eye(body.num_vertices)[tips]])
+        names = [*body.joint_names, *(f"{finger}4" for finger in FINGERTIPS)]
+        rows = own[[*(names.index(name) for name in HAND_21.names), 0]]
+    kept = torch.arange(body.num_vertices)
+    for ids in hierarchy.kept[: max(levels - FITTED_LEVELS, 0)]:
+        kept = kept[ids]
+    fitted = body.restrict(kept)
+    return MeshSubject(kind=kind, body=body, hierarchy=hierarchy, regressor=rows, fitted=fitted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshBatch:
+    """Samples of one step.
+
+    Attributes:
+        seen: What the model (or its head, behind a frozen trunk) reads.
+        params: The truth, in the frame of the camera.
+    """
+
+    seen: Tensor
+    params: BodyParams
+    labels: MeshLabels
+
+
+class MeshSource(Protocol):
+    """Samples that can be drawn by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None) -> MeshBatch:
+        """Samples, changed at random where there is a generator."""
+        ...
+
+
+def labels_of(
+    subject: MeshSubject, joints: MeshJoints, params: BodyParams, joints_2d: Float[Tensor, "batch joints 3"]
+) -> MeshLabels:
+    """Everything about the regressed root."""
+    with torch.no_grad():
+        levels = subject.levels(params)
+        points, root = joints(levels[-1])
+    known = points.new_ones(len(points))
+    return MeshLabels(
+        joints_2d=joints_2d,
+        joints_3d=torch.cat([points - root, points.new_ones(*points.shape[:2], 1)], dim=-1),
+        vertices=tuple(level - root for level in levels),
+        has_3d=known,
+        has_mesh=known,
+    )
+
+
+class BodyCrops:
+    """Crops of rendered people, cut anew each time."""
+
+    def __init__(self, subject: MeshSubject, store: RecordStore, image_size: tuple[int, int]) -> None:
+        self.subject, self.store, self.image_size = subject, store, image_size
+        self._joints = subject.joints(fitted=True)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None) -> MeshBatch:
+        crops = self.crops(indices, generator)
+        return self.labelled(crops.pixels, crops.rotations, crops.betas, crops.points, crops.inside)
+
+    def crops(self, indices: Tensor, generator: torch.Generator | None) -> TrainBatch:
+        """The crops with the labels of the records."""
+        augment = AugmentConfig.none() if generator is None else AugmentConfig()
+        generator = generator or torch.Generator().manual_seed(0)
+        return make_batch(self.store.batch(indices), augment, generator, self.image_size[0], self.image_size)
+
+    def labelled(
+        self, seen: Tensor, rotations: Tensor, betas: Tensor, points: Tensor, inside: Tensor
+    ) -> MeshBatch:
+        """A batch from what is known of the records."""
+        params = BodyParams.of_rotmats(rotations, betas)
+        places = torch.cat([2 * points[:, BODY_14], inside[:, BODY_14, None].to(points)], dim=-1)
+        return MeshBatch(
+            seen=seen, params=params, labels=labels_of(self.subject, self._joints, params, places)
+        )
+
+
+_STORED = ("rotations", "betas", "points", "inside")
+
+
+def cache_maps(
+    crops: BodyCrops, trunk: nn.Module, folder: Path, count: int, *, augmented: bool, seed: int = 0
+) -> None:
+    """Write what a frozen trunk sees of `count` crops into a folder, leaving complete files as they are.
+
+    Later crops than there are records show the same people again, cut and degraded otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, count, _CHUNK):
+        path = folder / f"{first:06d}.safetensors"
+        if path.is_file():
+            continue
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("seen", *_STORED)}
+        for start in range(first, min(first + _CHUNK, count), 32):
+            rows = torch.arange(start, min(start + 32, first + _CHUNK, count)) % len(crops)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + start) if augmented else None
+            batch = crops.crops(rows, generator)
+            with torch.no_grad():
+                parts["seen"].append(trunk(batch.pixels)[-1].half())
+            for name in _STORED:
+                parts[name].append(getattr(batch, name))
+        with atomic_path(path) as temporary:
+            save_file({name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}, temporary)
+        _LOG.info("%s: crops %d to %d", folder, first, min(first + _CHUNK, count) - 1)
+
+
+class CachedMaps:
+    """Maps of a frozen trunk, written by `cache_maps`."""
+
+    def __init__(self, crops: BodyCrops, folder: Path) -> None:
+        files = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+        if not files:
+            raise InputError(f"{folder}: no maps")
+        self._crops = crops
+        self._stored = {name: torch.cat([file[name] for file in files]) for name in files[0]}
+
+    def __len__(self) -> int:
+        return len(self._stored["seen"])
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None) -> MeshBatch:
+        rows: dict[str, Any] = {name: tensor[indices] for name, tensor in self._stored.items()}
+        return self._crops.labelled(rows.pop("seen").float(), **rows)
+
+
+class HandCrops:
+    """Drawn hands; a generator turns them by right angles and changes their colours."""
+
+    def __init__(self, subject: MeshSubject, folder: Path) -> None:
+        self.subject, self._stored = subject, load_hands(folder)
+        self._joints = subject.joints(fitted=True)
+        self._places = torch.cat([self._places_of(rows) for rows in torch.arange(len(self)).split(256)])
+
+    def __len__(self) -> int:
+        return len(self._stored["rgb"])
+
+    def _places_of(self, rows: Tensor) -> Float[Tensor, "rows 21 3"]:
+        """Joints in the picture, from -1 to 1, all of them known."""
+        stored = {name: self._stored[name][rows] for name in ("rotations", "betas", "transl", "K")}
+        params = BodyParams.of_rotmats(stored["rotations"], stored["betas"], stored["transl"])
+        points, _ = self._joints(self.subject.levels(params)[-1])
+        pixels = project(points, stored["K"])
+        side = self._stored["rgb"].shape[1]
+        return torch.cat([(2 * pixels + 1) / side - 1, torch.ones_like(pixels[..., :1])], dim=-1)
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None) -> MeshBatch:
+        pixels = self._stored["rgb"][indices].permute(0, 3, 1, 2).float()
+        rotations, places = self._stored["rotations"][indices], self._places[indices]
+        if generator is not None:
+            count = len(indices)
+            gain = torch.rand(count, 3, 1, 1, generator=generator) * 0.5 + 0.75
+            pixels = (pixels * gain).clamp(0, 255)
+            quarters = torch.randint(4, (count,), generator=generator)
+            pixels, rotations, places = _turned(pixels, rotations, places, quarters)
+        params = BodyParams.of_rotmats(rotations, self._stored["betas"][indices])
+        return MeshBatch(
+            seen=normalize(pixels),
+            params=params,
+            labels=labels_of(self.subject, self._joints, params, places),
+        )
+
+
+def _turned(
+    pixels: Tensor, rotations: Tensor, places: Tensor, quarters: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures turned counter-clockwise by quarters, as seen, with their labels."""
+    pixels, rotations, places = pixels.clone(), rotations.clone(), places.clone()
+    for quarter in (1, 2, 3):
+        rows = (quarters == quarter).nonzero()[:, 0]
+        cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
+        turn = rotations.new_tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])  # y points down
+        pixels[rows] = torch.rot90(pixels[rows], quarter, (2, 3))
+        rotations[rows, 0] = turn @ rotations[rows, 0]
+        places[rows, :, :2] = places[rows, :, :2] @ turn[:2, :2].T
+    return pixels, rotations, places
