@@ -8,8 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from fasthmr.errors import InputError, UnsafeFileError
-from fasthmr.io.hierarchy_files import load_hierarchy, save_hierarchy
+from fasthmr import cli
+from fasthmr.errors import InputError, UnsafeFileError, UsageError
+from fasthmr.io.hierarchy_files import (
+    is_hierarchy_file,
+    load_hierarchy,
+    load_hierarchy_file,
+    save_hierarchy,
+)
 from tests.io.attacks import fuzz
 
 SIZES = (12, 6, 3)
@@ -76,6 +82,55 @@ def test_our_own_file(tmp_path):
         assert torch.equal(ours.to_dense(), theirs.to_dense())
 
 
+def test_a_regressor_goes_with_it(tmp_path):
+    hierarchy = load_hierarchy(published(tmp_path)[0])
+    regressor = torch.rand(17, 12, generator=torch.Generator().manual_seed(0))
+    save_hierarchy(hierarchy, tmp_path / "own.safetensors", regressor)
+    file = load_hierarchy_file(tmp_path / "own.safetensors")
+    assert file.regressor is not None and torch.equal(file.regressor, regressor.double())
+    with pytest.raises(UsageError, match=r"reads 11 vertices.*has 12"):
+        save_hierarchy(hierarchy, tmp_path / "own.safetensors", regressor[:, :11])
+
+
+def test_import_of_a_published_file(tmp_path, capsys):
+    path, _ = published(tmp_path, M=listed([Foreign(), 1]))
+    np.save(tmp_path / "J_regressor.npy", np.full((17, 12), 1 / 12))
+    out = tmp_path / "mesh.safetensors"
+    assert cli.main(["import", str(path), "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert "recognised a mesh hierarchy of 12 > 6 > 3 vertices\n" in told
+    assert f"--mesh {out}" in told.splitlines()[-1]
+    assert load_hierarchy(out).sizes == SIZES and not (tmp_path / "pwned").exists()
+    joints = ["--regressor", str(tmp_path / "J_regressor.npy")]
+    assert cli.main(["import", str(out), "--out", str(tmp_path / "metro.safetensors"), *joints]) == 0
+    assert "with a regressor of 17 joints" in capsys.readouterr().err
+    regressor = load_hierarchy_file(tmp_path / "metro.safetensors").regressor
+    assert regressor is not None and regressor.shape == (17, 12)
+
+
+def test_import_says_what_does_not_fit(tmp_path, capsys):
+    path, _ = published(tmp_path)
+    np.save(tmp_path / "other.npy", np.ones((17, 11)))
+    joints = ["--regressor", str(tmp_path / "other.npy")]
+    assert cli.main(["import", str(path), *joints]) == 2
+    assert "reads 11 vertices, the finest level of the mesh hierarchy has 12" in capsys.readouterr().err
+    assert cli.main(["import", str(path), "--preset", "metro_r50"]) == 2
+    assert "a mesh hierarchy; --intrinsics and --preset are for weights" in capsys.readouterr().err
+    assert cli.main(["import", str(tmp_path / "other.npy"), *joints]) == 2
+    assert "no mesh hierarchy; --regressor is for these" in capsys.readouterr().err
+    bad, _ = published(tmp_path, A=listed([foreign_matrix(), 1]))
+    assert cli.main(["import", str(bad)]) == 4
+    assert "nothing was run" in capsys.readouterr().err and not (tmp_path / "pwned").exists()
+
+
+def test_other_files_are_no_hierarchies(tmp_path):
+    np.savez(tmp_path / "body.npz", v_template=np.zeros(3))
+    (tmp_path / "text.safetensors").write_text("nothing")
+    save_file({"sizes": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in ("body.npz", "text.safetensors", "other.safetensors", "missing.npz"):
+        assert not is_hierarchy_file(tmp_path / name)
+
+
 def foreign_matrix():
     matrix = sparse.csc_matrix(np.eye(3))
     matrix.maxprint = Foreign()
@@ -122,6 +177,8 @@ def test_bad_files(tmp_path, changes, message):
         ("sizes", torch.tensor([12, 12, 3])),
         ("edges1", torch.tensor([[0, 6]])),
         ("other", torch.zeros(1)),
+        ("regressor", torch.zeros(17, 11, dtype=torch.float64)),
+        ("regressor", torch.full((17, 12), torch.nan, dtype=torch.float64)),
     ],
 )
 def test_bad_arrays(tmp_path, key, value):

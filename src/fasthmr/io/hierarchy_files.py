@@ -21,7 +21,7 @@ from torch import Tensor
 from fasthmr.body.hierarchy import MeshHierarchy
 from fasthmr.errors import InputError, UsageError
 from fasthmr.io.atomic import atomic_path
-from fasthmr.io.hierarchy_reader import LIMITS, WHAT
+from fasthmr.io.hierarchy_reader import LIMITS, MAX_FILE_BYTES, WHAT
 from fasthmr.io.isolated import read_isolated
 
 
@@ -76,10 +76,14 @@ def is_hierarchy_file(path: Path | str) -> bool:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            archive = file.read(2) == b"PK"
-        if archive:
+            start = file.read(9)
+        if start[:2] == b"PK":
+            if path.suffix.lower() != ".npz" or path.stat().st_size > MAX_FILE_BYTES:
+                return False
             with zipfile.ZipFile(path) as members:
                 return {"A.npy", "U.npy", "D.npy"} <= set(members.namelist())
+        if start[8:] != b"{":
+            return False
         with safetensors.safe_open(path, framework="np") as tensors:
             return {"sizes", "edges0"} <= set(tensors.keys())
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, safetensors.SafetensorError):
