@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fasthmr.benchmark.products import ProductCounter
-from fasthmr.benchmark.published_forms import rule_for
+from fasthmr.benchmark.published_forms import rule_for, scan_operations
+from fasthmr.layers.ss2d import SS2D
 from fasthmr.zoo.registry import ModelConfig
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -42,6 +43,7 @@ class Counts:
             enlargement writes.
         run_macs: What this package really multiplies, with its exact shortcuts. What depends on the weights
             alone is kept between calls and not counted.
+        scan_ops: Operations of selective scans, which no other number contains, by VMamba's own rule.
     """
 
     params: int
@@ -50,6 +52,7 @@ class Counts:
     table_params: int
     table_macs: int
     run_macs: int
+    scan_ops: int = 0
 
 
 def count(
@@ -87,6 +90,7 @@ def count(
         table_params=sum(p.numel() for layer in tally.called for p in layer.parameters(recurse=False)),
         table_macs=layer_macs + tally.norm_macs + counter.enlarged,
         run_macs=counter.macs.total(),
+        scan_ops=tally.scan_ops,
     )
 
 
@@ -139,7 +143,7 @@ class _Tally:
 
     def __init__(self, model: nn.Module, counter: ProductCounter) -> None:
         self.called: set[nn.Module] = set()
-        self.layer_macs = self.attention_macs = self.norm_macs = 0
+        self.layer_macs = self.attention_macs = self.norm_macs = self.scan_ops = 0
         self._counter = counter
         self._ruled = 0
         for module in model.modules():
@@ -151,6 +155,8 @@ class _Tally:
                 module.register_forward_hook(self._leave_layer)
             elif isinstance(module, NORMS):
                 module.register_forward_hook(self._norm)
+            elif isinstance(module, SS2D):
+                module.register_forward_hook(self._scan)
 
     def _enter_ruled(self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         self._ruled += 1
@@ -179,6 +185,9 @@ class _Tally:
     def _leave_layer(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self._counter.leave()
         self.called.add(module)
+
+    def _scan(self, module: SS2D, inputs: tuple[Any, ...], output: Any) -> None:
+        self.scan_ops += scan_operations(module, inputs)
 
     def _norm(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self.called.add(module)

@@ -12,6 +12,7 @@ from fasthmr.heads.metro import LearnedUpsampling, TemplateTokens
 from fasthmr.layers.context_decoder import ContextDecoder, LoneCrossAttention, LoneSelfAttention
 from fasthmr.layers.query_transformer import QueryTransformer
 from fasthmr.layers.skip_transformer import MultiHeadAttention, PostNormCrossLayer, SkipDecoder, SkipEncoder
+from fasthmr.layers.ss2d import DIRECTIONS, SS2D
 from fasthmr.layers.window import WindowAttention
 
 
@@ -124,6 +125,12 @@ RULES: dict[type[nn.Module], Rule] = {
 
 What depends on weights alone may be kept between calls by these modules only.
 """
+
+
+def scan_operations(module: SS2D, inputs: tuple[Any, ...]) -> int:
+    """Operations of the selective scans of one call, by VMamba's own rule (9 L D N + L D for a direction)."""
+    batch, rows, columns, _ = inputs[0].shape
+    return DIRECTIONS * batch * rows * columns * module.inner * (9 * module.state + 1)
 
 
 def rule_for(module: nn.Module) -> Rule | None:

@@ -40,6 +40,8 @@ def recurrence(decay: Tokens, drive: Tokens, *, reverse: bool = False) -> Tokens
 
 def recurrence_(decay: Tokens, drive: Tokens, *, reverse: bool = False) -> None:
     """The same in place of `drive`; `decay` is used up. Neither may require gradients."""
+    if drive.is_meta:
+        return  # shapes have no contents
     if drive.device.type != "cpu":
         drive.copy_(recurrence(decay, drive, reverse=reverse))
         return

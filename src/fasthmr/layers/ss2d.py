@@ -58,7 +58,7 @@ class SS2D(nn.Module):
         self,
         dim: int,
         *,
-        ratio: float = 2.0,
+        ratio: float | int = 2,
         state: int = 1,
         rank: int | None = None,
         kernel: int = 3,
