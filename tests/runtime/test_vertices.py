@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import nn
 
 from fasthmr.body.default_body import load_default_body, load_default_hand
-from fasthmr.body.hierarchy import MeshHierarchy, default_hierarchy
+from fasthmr.body.hierarchy import MeshHierarchy, build_hierarchy, default_hierarchy
 from fasthmr.body.lbs import BodyModel
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
+from fasthmr.checkpoints.tore import MESH_TABLE
 from fasthmr.encoders.resnet import ResNetConfig
 from fasthmr.errors import UsageError
 from fasthmr.geometry.cameras import project
+from fasthmr.geometry.crops import crop_pictures
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHeadConfig
@@ -27,7 +30,7 @@ from fasthmr.io.hierarchy_files import save_hierarchy
 from fasthmr.io.video import VideoWriter
 from fasthmr.layers.mesh_levels import MeshLevelsConfig
 from fasthmr.models.mesh import MeshModel, MeshModelConfig, mesh_operators
-from fasthmr.reduction.gtr import MLPRegressor, MLPRegressorConfig
+from fasthmr.reduction.gtr import MLPRegressor, MLPRegressorConfig, NSRConfig
 from fasthmr.results import Clip
 from fasthmr.runtime.pipeline import Pipeline
 from fasthmr.runtime.vertices import give_mesh
@@ -276,8 +279,6 @@ def test_metro_starts_from_the_body_at_rest(gtr: bool, tmp_path: Path) -> None:
         context_dim=32, mesh=mesh, widths=(8, 4), hidden=(8, 8, 8), layers=1, mlp_dim=6, positions=900,
         unused_words=0,
     )  # fmt: skip
-    from fasthmr.reduction.gtr import NSRConfig
-
     regressor = NSRConfig(dim=8, mlp_dim=6, layers=1) if gtr else None
     model = MeshModelConfig(encoder=TRUNK, head=head, regressor=regressor).build().eval()
     with pytest.raises(UsageError, match=r"14 points of METRO's Human3.6M regressor.*--regressor"):
@@ -293,3 +294,71 @@ def test_metro_starts_from_the_body_at_rest(gtr: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(template[0], upside_down[3 * 700], atol=1e-4, rtol=0)
     if not gtr:
         torch.testing.assert_close(template[14:], hierarchy.downsample(upside_down), atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def mano_like(tmp_path_factory: pytest.TempPathFactory) -> tuple[BodyModel, Path]:
+    """A hand with the sizes of MANO, and its hierarchy as METRO's file has it."""
+    free = BODIES["hand"]
+    levels = build_hierarchy(free.v_template, free.faces, sizes=(778, 195))
+    kept, faces = levels.kept[0], levels.faces[1]
+    assert faces is not None
+    hand = BodyModel(
+        v_template=free.v_template[kept],
+        shapedirs=free.shapedirs[kept],
+        faces=faces,
+        parents=free.parents.tolist(),
+        lbs_weights=free.lbs_weights[kept],
+        J_template=free.J_template,
+        J_shapedirs=free.J_shapedirs,
+        name="MANO-like",
+    )
+    up, down = levels.up[1].to_dense().numpy(), np.zeros((195, 778))
+    down[np.arange(195), levels.kept[1].numpy()] = 1
+    lists = {
+        "A": [sparse.csc_matrix(levels.adjacency(level).numpy().astype(float)) for level in (1, 2)],
+        "U": [sparse.csc_matrix(up)],
+        "D": [sparse.csc_matrix(down)],
+    }
+    arrays = {key: np.empty(len(entries), dtype=object) for key, entries in lists.items()}
+    for key, entries in lists.items():
+        arrays[key][:] = entries
+    path = tmp_path_factory.mktemp("mano") / "mano_downsampling.npz"
+    np.savez(path, **arrays)
+    return hand, path
+
+
+PUBLISHED_HANDS = {
+    "fastmetro": FastMetroHeadConfig(
+        context_dim=32, joints=21, mesh=MeshLevelsConfig(vertices=(195, 778)), layers=1, dims=(16, 8),
+        mlp_dims=(12, 6), learned_levels=0,
+    ),
+    "metro": MetroHeadConfig(
+        context_dim=32, cells=None, joints=21, mesh=MeshLevelsConfig(vertices=(195, 778)), widths=(8, 4),
+        hidden=(8, 8, 4), layers=1, mlp_dim=6, positions=230, camera_hidden=15, camera_reads_joints=True,
+        masked_share=0.0, unused_words=0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PUBLISHED_HANDS)
+def test_a_published_file_with_the_files_of_its_hand(
+    family: str, mano_like: tuple[BodyModel, Path], tmp_path: Path
+) -> None:
+    hand, mesh = mano_like
+    torch.manual_seed(3)
+    model = MeshModelConfig(encoder=TRUNK, head=PUBLISHED_HANDS[family]).build().eval()
+    path = tmp_path / "released.bin"
+    torch.save({MESH_TABLE.published(key): tensor for key, tensor in model.state_dict().items()}, path)
+    with pytest.raises(UsageError, match=r"195 < 778 vertices and the hand .* has 1609; .*MANO"):
+        Pipeline(path)
+    with pytest.raises(UsageError, match=r"needs the mesh hierarchy of its hand at 195 < 778"):
+        Pipeline(path, body=hand)
+    found = Pipeline(path, body=hand, mesh=mesh, boxes=None)(RGB, boxes=[BOX])
+    assert isinstance(found, Clip) and found.body == "MANO-like"
+    give_mesh(model, "released.bin", hand, mesh)
+    with torch.no_grad():
+        own = model(crop_pictures(RGB, torch.tensor([[22.0, 2, 78, 98]]), 224, (1, 1), False).pixels)
+    shown = torch.from_numpy(np.asarray(found.persons[0].vertices))
+    expected = own.vertices[-1]
+    torch.testing.assert_close(shown - shown[:, :1], expected - expected[:, :1], atol=1e-3, rtol=1e-3)
