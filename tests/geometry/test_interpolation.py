@@ -9,9 +9,12 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from fasthmr.geometry.interpolation import (
     continuous_quaternions,
+    mix_quaternions,
     mix_rotations,
     sample_rotations,
     sample_values,
+    smooth_quaternions,
+    smooth_values,
 )
 
 _TIMES = torch.tensor([0.5, 1.0, 2.0, 2.25], dtype=torch.float64)
@@ -59,3 +62,28 @@ def test_a_share_of_a_turn(share: float) -> None:
     np.testing.assert_allclose(mix_rotations(a, b, share), expected, atol=1e-12)
     shares = torch.full((5,), share)
     np.testing.assert_allclose(mix_rotations(a, b, shares), expected, atol=1e-7)
+
+
+def test_smoothing_keeps_constants_and_lines_and_takes_noise_away() -> None:
+    line = torch.linspace(0, 5, 50)[:, None] * torch.tensor([1.0, -2.0]) + 3
+    smooth = smooth_values(line, 2.0)
+    torch.testing.assert_close(smooth[8:-8], line[8:-8])
+    torch.testing.assert_close(smooth_values(torch.full((4, 2), 7.0), 5.0), torch.full((4, 2), 7.0))
+    noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    assert smooth_values(noise, 3.0).std() < 0.4
+
+
+def test_smooth_quaternions_mind_no_signs() -> None:
+    rng = np.random.default_rng(3)
+    quat = torch.from_numpy(Rotation.from_rotvec(np.linspace(0, 1, 30)[:, None] * [0.2, 1.0, 0.3]).as_quat())
+    signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(30, 1)))
+    one, other = smooth_quaternions(quat, 1.5), smooth_quaternions(quat * signs, 1.5)
+    torch.testing.assert_close((one * other).sum(-1).abs(), torch.ones(30, dtype=torch.float64))
+    torch.testing.assert_close((one[8:-8] * quat[8:-8]).sum(-1), torch.ones(14, dtype=torch.float64))
+
+
+def test_mixed_quaternions_lie_between() -> None:
+    a, b = (Rotation.from_rotvec([0.0, angle, 0.0]) for angle in (0.1, 0.5))
+    quats = [torch.from_numpy(part.as_quat())[None] for part in (a, b)]
+    half = mix_quaternions(quats[0], -quats[1], torch.tensor([[0.5]], dtype=torch.float64))
+    np.testing.assert_allclose(Rotation.from_quat(half[0].numpy()).as_rotvec(), [0, 0.3, 0], atol=1e-12)

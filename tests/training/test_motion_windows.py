@@ -38,3 +38,24 @@ def test_cameras_have_y_down_and_turn_slowly():
     step = geodesic_angle(turns[:, 1:], turns[:, :-1])
     assert step.max() < 0.2
     assert (step.amax(1) < 1e-3).float().mean() > 0.1  # some stand still
+
+
+def test_recordings_are_cut_where_they_jump():
+    frames = 200
+    poses = 0.2 * np.sin(np.arange(frames)[:, None, None] / 15 + np.arange(24)[:, None])
+    poses = np.repeat(poses, 3, axis=2)
+    poses[100:, 18] += 1.2
+    library = MotionLibrary(
+        poses=poses.astype(np.float16),
+        roots=np.zeros((frames, 3), dtype=np.float32),
+        rates=np.array([30.0]),
+        starts=np.array([0, frames]),
+        actions=("walk",),
+        trusted_wrists=np.array([True]),
+        limits=np.stack([poses.min(axis=0), poses.max(axis=0)]),
+        split="train",
+    )
+    windows = MotionWindows(library, 60)
+    for seed in range(10):
+        rotations = windows.draw(np.random.default_rng(seed))
+        assert geodesic_angle(rotations[1:], rotations[:-1]).max() < 0.3

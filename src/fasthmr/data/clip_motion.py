@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from fasthmr.body.skeletons import SMPL_FLIP
 from fasthmr.data.posing import Posed, SyntheticBody, turned
-from fasthmr.data.recordings import FRAME_RATE, Recordings, Run, mixed
-from fasthmr.geometry.interpolation import continuous_quaternions
-from fasthmr.geometry.quaternions import quat_multiply
+from fasthmr.data.recordings import FRAME_RATE, Recordings, Run
+from fasthmr.geometry.interpolation import mix_quaternions, smooth_quaternions, smooth_values
+from fasthmr.geometry.quaternions import heading_turn, quat_multiply
 from fasthmr.geometry.rotations import quat_wxyz_to_rotmat
 
 _OVERLAP = 12
@@ -60,17 +60,12 @@ class Movement:
 
 def smooth(values: Float[np.ndarray, "frames *rest"], sigma: float) -> Float[np.ndarray, "frames *rest"]:
     """Gaussian smoothing along time (frames), the ends repeated."""
-    radius = int(np.ceil(3.5 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    padded = np.concatenate([values[:1]] * radius + [values] + [values[-1:]] * radius)
-    return sum((share * padded[k : k + len(values)] for k, share in enumerate(kernel)), np.zeros_like(values))
+    return smooth_values(torch.from_numpy(values), sigma).numpy()
 
 
 def _smoothed(quats: Float[np.ndarray, "frames 24 4"], sigma: float) -> Float[np.ndarray, "frames 24 4"]:
     """Gaussian smoothing of rotations along time (frames)."""
-    averaged = smooth(continuous_quaternions(torch.from_numpy(quats)).numpy(), sigma)
-    return averaged / np.linalg.norm(averaged, axis=-1, keepdims=True)
+    return smooth_quaternions(torch.from_numpy(quats), sigma).numpy()
 
 
 def sample_movement(
@@ -168,14 +163,16 @@ def _apart(begins: np.ndarray, ends: np.ndarray) -> float:
 
 def _turn(to: np.ndarray, from_: np.ndarray) -> Float[np.ndarray, "4"]:
     """The rotation about y that brings one orientation closest to another."""
-    product = _product(to, from_ * np.array([1.0, -1.0, -1.0, -1.0]))
-    turn = np.array([product[0], 0.0, product[2], 0.0])
-    length = np.linalg.norm(turn)
-    return turn / length if length > 1e-6 else np.array([1.0, 0.0, 0.0, 0.0])
+    return heading_turn(torch.from_numpy(to), torch.from_numpy(from_)).numpy()
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return quat_multiply(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+
+
+def _mixed(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> Float[np.ndarray, "frames 24 4"]:
+    parts = (torch.from_numpy(part) for part in (a, b, share[..., None]))
+    return mix_quaternions(*parts).numpy()
 
 
 def _joined(before: Movement, after: Movement) -> Movement:
@@ -192,7 +189,7 @@ def _joined(before: Movement, after: Movement) -> Movement:
     share = (ramp**2 * (3 - 2 * ramp))[:, None]
     return Movement(
         quats=np.concatenate(
-            [before.quats[:-over], mixed(before.quats[-over:], quats[:over], share[..., None]), quats[over:]]
+            [before.quats[:-over], _mixed(before.quats[-over:], quats[:over], share), quats[over:]]
         ),
         root=np.concatenate(
             [before.root[:-over], (1 - share) * before.root[-over:] + share * root[:over], root[over:]]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from fasthmr.data.motion import MotionLibrary
+from fasthmr.geometry.interpolation import mix_quaternions
 from fasthmr.geometry.quaternions import quat_to_vector
 from fasthmr.geometry.rotations import axis_angle_to_rotmat, rotmat_to_quat_wxyz
 
@@ -96,8 +97,8 @@ class Recordings:
 
         Wrists that were not recorded rightly come from another recording.
         """
-        time = run.first + frames * self.library.rates[run.clip] / FRAME_RATE
-        quats = self._rotations(time, run.last)
+        time = self._time(run, frames)
+        quats = self.rotations(run, frames)
         if not self.library.trusted_wrists[run.clip] and len(self._trusted):
             other = int(rng.choice(self._trusted))
             first, last = int(self.library.starts[other]), int(self.library.starts[other + 1]) - 1
@@ -111,15 +112,17 @@ class Recordings:
         above = np.minimum(below + 1, run.last)
         return quats, (1 - part) * self._roots[below] + part * self._roots[above]
 
+    def rotations(self, run: Run, frames: np.ndarray) -> Float[np.ndarray, "frames 24 4"]:
+        """Rotations (w, x, y, z) as they were recorded, at frames of a run, counted at `FRAME_RATE`."""
+        return self._rotations(self._time(run, frames), run.last)
+
+    def _time(self, run: Run, frames: np.ndarray) -> Float[np.ndarray, "frames"]:
+        """Frames of a run, counted at `FRAME_RATE`, as frames of the library."""
+        return run.first + frames * self.library.rates[run.clip] / FRAME_RATE
+
     def _rotations(self, time: np.ndarray, last: int) -> Float[np.ndarray, "frames 24 4"]:
         """Rotations at fractional frames of the library, not beyond frame `last`."""
         below = np.floor(time).astype(int)
-        low, high = (self._quats[frames].numpy() for frames in (below, np.minimum(below + 1, last)))
-        return mixed(low.astype(np.float64), high, (time - below)[:, None, None])
-
-
-def mixed(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Between two unit quaternions that are not far apart (normalised linear interpolation)."""
-    sign = np.where((a * b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
-    between = (1 - share) * a + share * sign * b
-    return between / np.linalg.norm(between, axis=-1, keepdims=True)
+        low, high = (self._quats[frames] for frames in (below, np.minimum(below + 1, last)))
+        share = torch.from_numpy(time - below)[:, None, None]
+        return mix_quaternions(low.double(), high.double(), share).numpy()

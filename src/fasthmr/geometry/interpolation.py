@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,6 +17,29 @@ def continuous_quaternions(quat: Float[Tensor, "frames *batch 4"]) -> Float[Tens
     opposed = (quat[1:] * quat[:-1]).sum(-1, keepdim=True) < 0
     signs = torch.where(opposed, -1.0, 1.0).to(quat).cumprod(0)
     return torch.cat([quat[:1], quat[1:] * signs])
+
+
+def smooth_values(values: Float[Tensor, "frames *rest"], sigma: float) -> Float[Tensor, "frames *rest"]:
+    """Gaussian smoothing along time (frames), the ends repeated."""
+    radius = math.ceil(3.5 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).to(values) / sigma) ** 2)
+    first, last = (end.expand(radius, *values.shape[1:]) for end in (values[:1], values[-1:]))
+    return torch.cat([first, values, last]).unfold(0, 2 * radius + 1, 1) @ (kernel / kernel.sum())
+
+
+def smooth_quaternions(
+    quat: Float[Tensor, "frames *batch 4"], sigma: float
+) -> Float[Tensor, "frames *batch 4"]:
+    """Gaussian smoothing of rotations along time (frames)."""
+    return F.normalize(smooth_values(continuous_quaternions(quat), sigma), dim=-1)
+
+
+def mix_quaternions(
+    a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch 4"], share: Float[Tensor, "*#batch 1"]
+) -> Float[Tensor, "*batch 4"]:
+    """From `a` (share 0) to `b` (share 1) where they are not far apart: the chord, brought to length 1."""
+    b = torch.where((a * b).sum(-1, keepdim=True) < 0, -b, b)
+    return F.normalize((1 - share) * a + share * b, dim=-1)
 
 
 def sample_values(

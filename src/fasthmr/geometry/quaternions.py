@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,3 +46,13 @@ def turn_quat(
     angle = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     scale = torch.where(angle < _SMALL, 0.5, (angle / 2).sin() / angle.clamp(min=_SMALL))
     return quat_multiply(start, torch.cat([(angle / 2).cos(), scale * vector], dim=-1))
+
+
+def heading_turn(
+    to: Float[Tensor, "*batch 4"], start: Float[Tensor, "*batch_b 4"]
+) -> Float[Tensor, "*batch_both 4"]:
+    """The rotation about y that, after `start`, comes closest to `to`; none where all are as close."""
+    between = quat_multiply(to, start * start.new_tensor((1, -1, -1, -1)))
+    turn = between * between.new_tensor((1, 0, 1, 0))
+    short = torch.linalg.vector_norm(turn, dim=-1, keepdim=True) < _SMALL
+    return F.normalize(torch.where(short, turn.new_tensor((1, 0, 0, 0)), turn), dim=-1)

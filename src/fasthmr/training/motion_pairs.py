@@ -9,17 +9,15 @@ truth and not on what it says: put on other motion they would teach to draw ever
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fasthmr.geometry.interpolation import continuous_quaternions, mix_rotations
+from fasthmr.geometry.interpolation import mix_rotations, smooth_quaternions
 from fasthmr.geometry.rotations import geodesic_angle, quat_wxyz_to_rotmat, rotmat_to_quat_wxyz
 from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.temporal.representation import SPEEDS, sample_frames
@@ -110,14 +108,9 @@ class MotionPairs:
 
 def slow_part(rotmats: Float[Tensor, "clips frames joints 3 3"]) -> Float[Tensor, "clips frames joints 3 3"]:
     """Rotations through a Gaussian filter of `_SLOW` frames."""
-    quats = torch.stack([continuous_quaternions(rotmat_to_quat_wxyz(clip)) for clip in rotmats])
-    radius = math.ceil(3 * _SLOW)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / _SLOW) ** 2)
-    series = quats.flatten(2).mT
-    padded = F.pad(series, (radius, radius), mode="replicate")
-    smooth = F.conv1d(padded.flatten(0, 1)[:, None], (kernel / kernel.sum())[None, None])
-    smooth = smooth.unflatten(0, series.shape[:2])[:, :, 0].mT.unflatten(-1, quats.shape[2:])
-    return quat_wxyz_to_rotmat(F.normalize(smooth, dim=-1))
+    return torch.stack(
+        [quat_wxyz_to_rotmat(smooth_quaternions(rotmat_to_quat_wxyz(c), _SLOW)) for c in rotmats]
+    )
 
 
 def within_reach(clip: PairedClip) -> BodyParams:

@@ -10,21 +10,18 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fasthmr.body.skeletons import SMPL_FLIP
 from fasthmr.data.motion import MotionLibrary
-from fasthmr.geometry.interpolation import continuous_quaternions
-from fasthmr.geometry.quaternions import quat_multiply
-from fasthmr.geometry.rotations import axis_angle_to_rotmat, quat_wxyz_to_rotmat, rotmat_to_quat_wxyz
+from fasthmr.data.recordings import FRAME_RATE, Recordings, Run
+from fasthmr.geometry.interpolation import continuous_quaternions, mix_quaternions, smooth_quaternions
+from fasthmr.geometry.quaternions import heading_turn, quat_multiply
+from fasthmr.geometry.rotations import axis_angle_to_rotmat, quat_wxyz_to_rotmat
 from fasthmr.temporal.representation import SPEEDS, sample_frames
 from fasthmr.training.lifter import camera_rotations
 from fasthmr.types import BodyParams
-
-FRAME_RATE = 30.0
-"""Frames per second of all windows."""
 
 _FADE = 12
 _SHORTEST = 2 * _FADE
@@ -49,17 +46,21 @@ class MotionWindows:
 
     def __init__(self, library: MotionLibrary, frames: int) -> None:
         self.frames = frames
-        self._library = library
-        quats = rotmat_to_quat_wxyz(axis_angle_to_rotmat(torch.from_numpy(library.poses.astype(np.float32))))
-        clips = []
-        for clip, rate in enumerate(library.rates):
-            clips.append(_at_rate(quats[library.starts[clip] : library.starts[clip + 1]], float(rate)))
-        self._lengths = np.array([len(clip) for clip in clips])
-        if self._lengths.max() < _SHORTEST:
+        self._recordings = Recordings(library)
+        runs = [run for clip in range(len(library.rates)) for run in self._recordings.runs(clip)]
+        self._numbers = {run: number for number, run in enumerate(runs)}
+        self._lengths = np.array([self._recordings.length(run) for run in runs])
+        if self._lengths.max(initial=0) < _SHORTEST:
             raise ValueError(f"no recording is {_SHORTEST} frames long")
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
-        self._quats = torch.cat(clips)
-        self._trusted = np.flatnonzero(library.trusted_wrists)
+        self._quats = torch.cat([self._read(run) for run in runs])
+        self._trusts = np.array([library.trusted_wrists[run.clip] for run in runs])
+        self._trusted = np.flatnonzero(self._trusts)
+
+    def _read(self, run: Run) -> Float[Tensor, "frames 24 4"]:
+        """A run, slightly smoothed."""
+        quats = self._recordings.rotations(run, np.arange(self._recordings.length(run)))
+        return smooth_quaternions(torch.from_numpy(quats), _ROUNDING).float()
 
     def draw(self, rng: np.random.Generator) -> Float[Tensor, "frames 24 3 3"]:
         """A window in the world (y up): warped in time, backwards and mirrored each in half of the draws."""
@@ -93,27 +94,24 @@ class MotionWindows:
 
     def _joined(self, frames: int, rng: np.random.Generator) -> Float[Tensor, "frames 24 4"]:
         """Recordings one after another, each following where it fits best, until there are enough frames."""
-        clip = self._clip(rng)
-        start = int(rng.integers(max(self._lengths[clip] - frames, 0) + 1))
-        quats = self._stretch(clip, start, frames, rng)
+        run = self._run(rng)
+        start = int(rng.integers(max(self._lengths[run] - frames, 0) + 1))
+        quats = self._stretch(run, start, frames, rng)
         while len(quats) < frames:
-            clip, start = self._continuation(quats, frames - len(quats), rng)
-            quats = _faded(quats, self._stretch(clip, start, frames - len(quats) + _FADE, rng))
+            run, start = self._continuation(quats, frames - len(quats), rng)
+            quats = _faded(quats, self._stretch(run, start, frames - len(quats) + _FADE, rng))
         return quats[:frames]
 
-    def _clip(self, rng: np.random.Generator) -> int:
-        while True:
-            clip = self._library.draw_clip(rng)
-            if self._lengths[clip] >= _SHORTEST:
-                return clip
+    def _run(self, rng: np.random.Generator) -> int:
+        return self._numbers[self._recordings.draw(_SHORTEST, rng)]
 
     def _stretch(
-        self, clip: int, start: int, frames: int, rng: np.random.Generator
+        self, run: int, start: int, frames: int, rng: np.random.Generator
     ) -> Float[Tensor, "frames_or_fewer 24 4"]:
-        """Frames of a recording; wrists that were not recorded come from another, played to and fro."""
-        first = int(self._starts[clip]) + start
-        quats = self._quats[first : first + min(frames, int(self._lengths[clip]) - start)]
-        if self._library.trusted_wrists[clip] or not len(self._trusted):
+        """Frames of a run; wrists that were not recorded come from another, played to and fro."""
+        first = int(self._starts[run]) + start
+        quats = self._quats[first : first + min(frames, int(self._lengths[run]) - start)]
+        if self._trusts[run] or not len(self._trusted):
             return quats
         other = int(rng.choice(self._trusted))
         last = int(self._lengths[other]) - 1
@@ -125,19 +123,19 @@ class MotionWindows:
     def _continuation(
         self, before: Float[Tensor, "frames 24 4"], frames: int, rng: np.random.Generator
     ) -> tuple[int, int]:
-        """Recording and frame, of several drawn, that begin most like the end of `before`."""
-        clips = np.array([self._clip(rng) for _ in range(_CANDIDATES)])
-        lengths = self._lengths[clips]
+        """Run and frame, of several drawn, that begin most like the end of `before`."""
+        runs = np.array([self._run(rng) for _ in range(_CANDIDATES)])
+        lengths = self._lengths[runs]
         room = lengths - np.maximum(_SHORTEST, np.minimum(frames + _FADE, lengths // 2))
         starts = rng.integers(np.maximum(room, 0) + 1)
-        first = torch.from_numpy(self._starts[clips] + starts)
+        first = torch.from_numpy(self._starts[runs] + starts)
         begins = torch.stack([self._quats[first], self._quats[first + _FADE - 1]], dim=1)
         ends = before[[-_FADE, -1]]
-        turn = _heading(ends[0, 0], begins[:, 0, 0])
+        turn = heading_turn(ends[0, 0], begins[:, 0, 0])
         begins[:, :, 0] = quat_multiply(turn[:, None], begins[:, :, 0])
         near = (begins * ends).sum(-1).abs()[..., :_COMPARED].sum((1, 2))
         best = int(near.argmax())
-        return int(clips[best]), int(starts[best])
+        return int(runs[best]), int(starts[best])
 
 
 def camera_turns(count: int, frames: int, generator: torch.Generator) -> Float[Tensor, "count frames 3 3"]:
@@ -164,37 +162,13 @@ def _waves(
     return (2 * math.pi * time / period + phase).sin().sum(-1) * math.sqrt(2 / _WAVES)
 
 
-def _at_rate(quats: Float[Tensor, "frames 24 4"], rate: float) -> Float[Tensor, "resampled 24 4"]:
-    """A recording at the windows' rate, with signs that do not jump, slightly smoothed."""
-    quats = continuous_quaternions(quats)
-    moments = torch.arange(int((len(quats) - 1) * FRAME_RATE / rate) + 1, dtype=torch.float64)
-    values = sample_frames(quats.flatten(1), moments * rate / FRAME_RATE)
-    radius = math.ceil(3.5 * _ROUNDING)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / _ROUNDING) ** 2)
-    padded = torch.cat([values[:1].expand(radius, -1), values, values[-1:].expand(radius, -1)])
-    smooth = padded.unfold(0, 2 * radius + 1, 1) @ (kernel / kernel.sum())
-    return F.normalize(smooth.unflatten(1, (-1, 4)), dim=-1)
-
-
-def _heading(to: Float[Tensor, "4"], start: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    """The rotations about y that bring orientations closest to another."""
-    between = quat_multiply(to, start * start.new_tensor([1.0, -1.0, -1.0, -1.0]))
-    turn = between * between.new_tensor([1.0, 0.0, 1.0, 0.0])
-    still = turn.new_tensor([1.0, 0.0, 0.0, 0.0])
-    short = turn.norm(dim=-1, keepdim=True) < 1e-6
-    return F.normalize(torch.where(short, still, turn), dim=-1)
-
-
 def _faded(
     before: Float[Tensor, "frames 24 4"], after: Float[Tensor, "more 24 4"]
 ) -> Float[Tensor, "joined 24 4"]:
     """Turn a stretch to where another ends, and cross-fade."""
     over = min(_FADE, len(before), len(after))
-    turn = _heading(before[-over, 0], after[:1, 0])
+    turn = heading_turn(before[-over, 0], after[:1, 0])
     after = torch.cat([quat_multiply(turn, after[:, 0])[:, None], after[:, 1:]], dim=1)
     share = ((torch.arange(over) + 1) / (over + 1))[:, None, None]
     share = share.square() * (3 - 2 * share)
-    end, begin = before[-over:], after[:over]
-    begin = torch.where((end * begin).sum(-1, keepdim=True) < 0, -begin, begin)
-    mixed = F.normalize((1 - share) * end + share * begin, dim=-1)
-    return torch.cat([before[:-over], mixed, after[over:]])
+    return torch.cat([before[:-over], mix_quaternions(before[-over:], after[:over], share), after[over:]])
