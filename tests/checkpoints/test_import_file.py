@@ -105,7 +105,12 @@ def test_the_converted_file_is_the_same_model(tmp_path: Path, weights: dict[str,
 
 @pytest.mark.parametrize(
     "name",
-    [name for pattern in ("hmr2*", "camerahmr*", "humanfov*", "vitpose*") for name in list_models(pattern)],
+    [
+        name
+        for pattern in ("hmr2*", "camerahmr*", "humanfov*", "vitpose*")
+        for name in list_models(pattern)
+        if not name.endswith("swin_s_s2")  # the same network as swin_t_s2
+    ],
 )
 def test_published_shapes_of_every_preset_are_recognised(name: str) -> None:
     row = preset(name)

@@ -6,6 +6,7 @@ under `backbone.match.`, and heads as HMR 2.0 (`smpl_head.`) or ViTPose (`keypoi
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from fasthmr.models.pose import PoseConfig
 
 _ENCODER, _MATCH = "backbone.encoder.", "backbone.match.weight"
 _COMPUTED = (r"backbone\..*\.(attn_mask|relative_position_index)$", "computed from the sizes")
-_ZOO_SIZES = ("t", "s", "b")
+_IN_ZOO = re.compile(r"[a-z]+_[tsb]_s\d")
+"""Encoders that have presets: three sizes of each family."""
+
 
 TRUNCATED_HMR_TABLE = replace(
     HMR2_TABLE, layout="HMR 2.0 with a cut encoder", ignored=(*HMR2_TABLE.ignored, _COMPUTED)
@@ -67,8 +70,11 @@ def truncated_from_shapes(shapes: Shapes) -> TruncatedConfig:
 
 
 def _known(config: TruncatedConfig) -> tuple[str | None, TruncatedConfig]:
-    """The registered encoder that a configuration from shapes is, with its name; else the configuration."""
-    for name in list_encoders():
+    """The registered encoder that a configuration from shapes is, with its name; else the configuration.
+
+    Of the first two stages of Swin-T and Swin-S, which are one network, it is Swin-T's.
+    """
+    for name in reversed(list_encoders()):
         known = encoder_config(name)
         if not isinstance(known, TruncatedConfig) or not same_weights(known.encoder, config.encoder):
             continue
@@ -78,9 +84,8 @@ def _known(config: TruncatedConfig) -> tuple[str | None, TruncatedConfig]:
 
 
 def _preset(prefix: str, encoder: TruncatedConfig) -> str | None:
-    """The zoo has three sizes of each family."""
     name, _ = _known(encoder)
-    return f"{prefix}_{name}" if name and name.split("_")[1] in _ZOO_SIZES else None
+    return f"{prefix}_{name}" if name and _IN_ZOO.fullmatch(name) else None
 
 
 def _hmr_config(shapes: Shapes, path: Path) -> HMRConfig:
@@ -92,7 +97,10 @@ def _hmr_config(shapes: Shapes, path: Path) -> HMRConfig:
 
 
 def _hmr_preset(shapes: Shapes) -> str | None:
-    config = _hmr_config(shapes, Path())
+    try:
+        config = _hmr_config(shapes, Path())
+    except CheckpointMismatch:
+        return None
     if published_decoder(config.head) != "small" or not isinstance(config.encoder, TruncatedConfig):
         return None
     return _preset("hmr2", config.encoder)
@@ -105,7 +113,10 @@ def _pose_config(shapes: Shapes, path: Path) -> PoseConfig:
 
 
 def _pose_preset(shapes: Shapes) -> str | None:
-    config = _pose_config(shapes, Path())
+    try:
+        config = _pose_config(shapes, Path())
+    except (CheckpointMismatch, ValueError):
+        return None
     usual = HeatmapHeadConfig(context_dim=config.head.context_dim)
     if config.head != usual or not isinstance(config.encoder, TruncatedConfig):
         return None

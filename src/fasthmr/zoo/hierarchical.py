@@ -19,11 +19,8 @@ from fasthmr.models.pose import PoseConfig
 from fasthmr.zoo.hmr import smpl_head
 from fasthmr.zoo.registry import Preset, PublishedCount, register_preset
 
-_FAMILIES = {
-    "swin": ("swin", "Swin"),
-    "gmf": ("gmf", "GroupMixFormer"),
-}
-"""Family in names: encoders `<first>_<size>_s<stages>`, and what the papers call it."""
+_FAMILIES = {"swin": "Swin", "gmf": "GroupMixFormer", "vmamba": "VMamba"}
+"""Family in the names of encoders, and what the papers call it."""
 
 Row = tuple[str, str, int, int, float, int, float]
 
@@ -46,6 +43,15 @@ _ROWS: tuple[Row, ...] = (
     ("gmf", "b", 2, 9_928_077, 13.03, 10_011_777, 14.07),
     ("gmf", "b", 3, 24_632_381, 15.96, 24_716_081, 17.00),
     ("gmf", "b", 4, 48_241_021, 17.13, 48_324_721, 18.17),
+    ("vmamba", "t", 2, 4_170_269, 1.63, 4_491_537, 2.72),
+    ("vmamba", "t", 3, 16_680_605, 4.02, 17_001_873, 5.11),
+    ("vmamba", "t", 4, 32_965_661, 4.80, 33_286_929, 5.89),
+    ("vmamba", "s", 2, 4_418_525, 1.93, 4_739_793, 3.02),
+    ("vmamba", "s", 3, 33_582_557, 7.49, 33_903_825, 8.58),
+    ("vmamba", "s", 4, 52_864_349, 8.41, 53_185_617, 9.50),
+    ("vmamba", "b", 2, 6_091_549, 3.40, 6_887_953, 4.58),
+    ("vmamba", "b", 3, 57_756_445, 13.26, 58_552_849, 14.44),
+    ("vmamba", "b", 4, 91_985_181, 14.90, 92_781_585, 16.08),
 )
 """Family, size, stages; parameters and multiply-accumulates (G) with the SMPL decoder and with the heat-map
 head, counted on the original encoders."""
@@ -72,20 +78,19 @@ def _counted(params: int, gmacs: float) -> tuple[PublishedCount, ...]:
 
 def _presets(row: Row) -> Iterator[Preset]:
     family, size, stages, hmr_params, hmr_gmacs, pose_params, pose_gmacs = row
-    encoder, title = _FAMILIES[family]
-    ending, name = f"{family}_{size}_s{stages}", f"{encoder}_{size}_s{stages}"
-    text = f"{title}-{size.upper()}, {'all' if stages == 4 else f'the first {stages}'} stages"
+    encoder = f"{family}_{size}_s{stages}"
+    text = f"{_FAMILIES[family]}-{size.upper()}, {'all' if stages == 4 else f'the first {stages}'} stages"
     yield Preset(
-        name=f"hmr2_{ending}",
-        config=partial(_hmr, name),
+        name=f"hmr2_{encoder}",
+        config=partial(_hmr, encoder),
         description=f"HMR 2.0 with {text}, small decoder",
         layout=TRUNCATED_HMR_TABLE,
         trained_body="smpl",
         published=_counted(hmr_params, hmr_gmacs),
     )
     yield Preset(
-        name=f"vitpose_{ending}",
-        config=partial(_pose, name),
+        name=f"vitpose_{encoder}",
+        config=partial(_pose, encoder),
         description=f"ViTPose with {text}, classic head",
         task="pose",
         layout=TRUNCATED_POSE_TABLE,
