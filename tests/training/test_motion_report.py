@@ -10,6 +10,7 @@ from fasthmr.body.default_body import load_default_body
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.errors import UsageError
+from fasthmr.io.images import read_image
 from fasthmr.models.motion_decoder import MotionDecoderConfig
 from fasthmr.models.motion_prior import MotionPriorConfig
 from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
@@ -54,12 +55,15 @@ def test_report_compares_filters(tmp_path, monkeypatch, motion_track, decoder_fi
             features=tmp_path,
             decoder=decoder_file,
             ablations=(decoder_file,),
+            unmerged_ablations=(decoder_file,),
             out=tmp_path / "motion.md",
             windows=1,
         )
     )
     text = out.read_text()
     assert "merged + Savitzky-Golay" in text and "merged + decoder" in text and "2 rendered clips" in text
+    assert text.count("+ decoder |") == 4 and "| +" in text
+    assert read_image(tmp_path / "motion_wrist.png").shape == (320, 900, 3)
     numbers = json.loads(out.with_suffix(".json").read_text())
     assert numbers["merged + One-Euro"]["acceleration"] < numbers["fasthmr_m (unmerged)"]["acceleration"]
     assert numbers["fasthmr_m (unmerged)"] == numbers["fasthmr_m_fast (merged)"]

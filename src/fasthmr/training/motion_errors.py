@@ -39,7 +39,7 @@ def motion_errors(
     """Measure a motion filter on what an image model read."""
     rows = []
     for clip in clips:
-        found, true = (_joints(prior, track) for track in (smooth(clip.read), clip.true))
+        found, true = (motion_joints(prior, track) for track in (smooth(clip.read), clip.true))
         rows.append(
             torch.stack(
                 [
@@ -54,7 +54,8 @@ def motion_errors(
     )
 
 
-def _joints(prior: MotionPrior, track: MotionTrack) -> Float[Tensor, "frames 24 3"]:
+def motion_joints(prior: MotionPrior, track: MotionTrack) -> Float[Tensor, "frames 24 3"]:
+    """Joints of a track relative to the pelvis, metres."""
     params = track.params
     joints = prior.joints(torch.cat([params.global_orient, params.body_pose], dim=1), params.betas)
     return joints - joints[:, :1]

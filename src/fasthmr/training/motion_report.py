@@ -24,6 +24,8 @@ from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
 from fasthmr.training.clip_features import PairedClip, cache_features, load_pairs
+from fasthmr.training.motion_errors import motion_joints
+from fasthmr.training.motion_plot import draw_curves
 from fasthmr.training.motion_vae import reconstruct
 from fasthmr.training.motion_windows import MotionWindows
 from fasthmr.types import BodyParams, MotionTrack
@@ -33,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 _METRICS = ("MPJPE", "PA-MPJPE", "PVE", "acceleration")
 _VERTEX_STEP = 3
+_WRIST = 20
 
 Filter = Callable[[MotionTrack], MotionTrack]
 
@@ -47,6 +50,7 @@ class MotionReportConfig:
             computed first.
         decoder: Weights of the motion decoder; None for the package's.
         ablations: Weights of other decoders, each named by its file.
+        unmerged_ablations: Those for the unmerged image model.
         out: The report; its numbers go beside it.
         model, unmerged: Image models.
         windows: Of unseen subjects' recorded motion that the prior's reconstruction is measured on.
@@ -56,6 +60,7 @@ class MotionReportConfig:
     features: Path
     decoder: Path | None = None
     ablations: tuple[Path, ...] = ()
+    unmerged_ablations: tuple[Path, ...] = ()
     out: Path = Path("docs/reports/motion.md")
     model: str = "fasthmr_m_fast"
     unmerged: str = "fasthmr_m"
@@ -82,8 +87,12 @@ def report(config: MotionReportConfig) -> Path:
         ("merged + decoder", config.model, DecoderFilter(decoder=decoder)),
         ("unmerged + decoder", config.unmerged, DecoderFilter(decoder=decoder)),
     ]
-    for path in config.ablations:
-        filters.append((f"merged + {path.stem}", config.model, DecoderFilter(decoder=_decoder(path))))
+    for kind, model, paths in (
+        ("merged", config.model, config.ablations),
+        ("unmerged", config.unmerged, config.unmerged_ablations),
+    ):
+        for path in paths:
+            filters.append((f"{kind} + {path.stem}", model, DecoderFilter(decoder=_decoder(path))))
     rows: dict[str, Float[Tensor, "clips metrics"]] = {}
     speeds: dict[str, float] = {}
     for name, model, smooth in filters:
@@ -93,22 +102,35 @@ def report(config: MotionReportConfig) -> Path:
     unseen = MotionWindows(library, decoder.config.denoiser.frames).batch(config.windows, (config.seed, 3))
     rebuilt = reconstruct(decoder.prior, unseen)
     frames = sum(len(pair.true.times) for pair in pairs[config.model])
+    merged, decoded = (rows[filters[number][0]] for number in (1, 4))
+    shown = int((merged - decoded)[:, 0].argsort()[len(merged) // 2])
+    picture = _draw_wrist(pairs[config.model][shown], decoder, config.out)
     lines = [
         "# Motion",
         "",
         f"`fasthmr report motion`: {len(pairs[config.model])} rendered clips of unseen subjects, {frames} "
         "frames at 30 a second. Joints (24) and vertices relative to the pelvis, mm; acceleration errors in "
-        "mm a frame squared. In brackets 95 % intervals of the mean when clips are drawn again.",
+        "mm a frame squared. In brackets 95 % intervals of the mean when clips are drawn again; changes are "
+        "means of pairs, against the same image model without a filter.",
         "",
-        "| | MPJPE | PA-MPJPE | PVE | acceleration error | frames/s of the filter |",
-        "|---|---|---|---|---|---|",
-        *(_row(name, values, speeds[name]) for name, values in rows.items()),
+        "| | MPJPE | PA-MPJPE | PVE | acceleration error | change of MPJPE | of PA-MPJPE | frames/s |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            _row(name, rows[name], rows[filters[int(model == config.model)][0]], speeds[name])
+            for name, model, _ in filters
+        ),
         "",
-        *_verdict(rows[filters[0][0]], rows["merged + decoder"]),
+        *_verdict(rows[filters[0][0]], decoded),
         "",
         f"The prior alone reconstructs {config.windows} windows of unseen subjects' motion to "
         f"{rebuilt.mpjpe_mm:.2f} mm MPJPE, with an acceleration error of {rebuilt.acceleration:.2f} of "
         f"{rebuilt.true_acceleration:.2f} mm a frame squared.",
+        "",
+        f"![Left wrist]({picture.name})",
+        "",
+        "Height of the left wrist over the pelvis, in the clip whose gain of MPJPE is the median.",
+        "",
+        "How the weights came about, and what did not work: `docs/design/022-motion-training.md`.",
         "",
     ]
     write_bytes(config.out, "\n".join(lines).encode())
@@ -181,12 +203,35 @@ def _posed(
     return torch.cat(joints), torch.cat(vertices)
 
 
-def _row(name: str, values: Float[Tensor, "clips metrics"], speed: float) -> str:
-    cells = []
-    for column in values.T:
-        low, high = bootstrap_interval(column)
-        cells.append(f"{column.mean():.2f} [{low:.1f}, {high:.1f}]")
-    return f"| {name} | {' | '.join(cells)} | {f'{speed:.0f}' if speed else ''} |"
+def _draw_wrist(clip: PairedClip, decoder: MotionDecoder, report: Path) -> Path:
+    """Curves of a wrist beside the report."""
+    path = report.with_name(f"{report.stem}_wrist.png")
+    tracks = {
+        "true": clip.true,
+        "decoder": DecoderFilter(decoder=decoder)(clip.read),
+        "Savitzky-Golay": SavitzkyGolay()(clip.read),
+        "image model": clip.read,
+    }
+    with torch.no_grad():
+        heights = {
+            name: -1000 * motion_joints(decoder.prior, track)[:, _WRIST, 1] for name, track in tracks.items()
+        }
+    seconds = float(clip.true.times[-1] - clip.true.times[0])
+    draw_curves({name: y.numpy() for name, y in heights.items()}, path, seconds=seconds, unit="mm")
+    return path
+
+
+def _row(
+    name: str, values: Float[Tensor, "clips metrics"], alone: Float[Tensor, "clips metrics"], speed: float
+) -> str:
+    cells = [_with_interval(column, "") for column in values.T]
+    changes = ["", ""] if values is alone else [_with_interval((values - alone)[:, k], "+") for k in (0, 1)]
+    return f"| {name} | {' | '.join(cells + changes)} | {f'{speed:.0f}' if speed else ''} |"
+
+
+def _with_interval(values: Float[Tensor, "clips"], sign: str) -> str:
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _verdict(unmerged: Float[Tensor, "clips metrics"], decoded: Float[Tensor, "clips metrics"]) -> list[str]:
