@@ -148,6 +148,22 @@ def test_every_format(clip: Clip, tmp_path: Path) -> None:
     assert len(motion.rotations) == 1
 
 
+def test_crops_are_those_that_a_model_learned_from() -> None:
+    released = seeing("hand")
+    learned = replace(released.config, crop="hmr2").build()
+    box = torch.tensor([[50.0, 20, 60, 80]])
+    sides = [
+        float(Pipeline(model).meshes.cut(RGB, box).box_size) for model in (released, ready_to_place(learned))
+    ]
+    assert sides == pytest.approx([1.2 * 60, 60])
+    assert (released.crop_antialias, learned.crop_antialias) == (False, True)
+
+
+def ready_to_place(model: MeshModel) -> MeshModel:
+    model.set_mesh(mesh_operators(default_hierarchy("hand")))
+    return model.eval()
+
+
 def test_another_body_takes_over_the_pose(body_file: Path) -> None:
     other = load_default_body()
     scaled = BodyModel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class MeshModelConfig:
     Attributes:
         tokens: How image tokens are reduced, or None (FastMETRO alone).
         regressor: What makes the mesh from joint tokens (TORE's GTR), or None for vertex tokens throughout.
+        crop: How squares are cut around boxes: "metro" as METRO's data sets have them, 1.2 times the longer
+            side; "hmr2" as HMR 2.0 does, for models that learned from such crops.
         fixed_by_name: A published file of other sizes (image tokens, layers) belongs to another preset.
     """
 
@@ -38,6 +40,7 @@ class MeshModelConfig:
     head: MeshHeadConfig
     tokens: TokensConfig | None = None
     regressor: RegressorConfig | None = None
+    crop: Literal["metro", "hmr2"] = "metro"
     fixed_by_name: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class MeshModelConfig:
         height, width = self.encoder.image_size
         if height < width:
             raise ValueError(f"MeshModelConfig: pictures of {height} x {width} (h x w) are wider than high")
+        if self.crop not in ("metro", "hmr2"):
+            raise ValueError(f"MeshModelConfig: crop '{self.crop}' is neither 'metro' nor 'hmr2'")
 
     def build(self) -> MeshModel:
         return MeshModel(self)
@@ -95,13 +100,10 @@ class MeshModel(nn.Module):
         crop_size: Side in pixels of the crops to feed.
         crop_aspect: Width and height that boxes are grown to before the square is taken.
         crop_antialias: Whether large boxes are blurred.
-        crop_margin: Side of the square to the longer side of the box (METRO's data sets).
+        crop_margin: Side of the square to the longer side of the grown box.
         takes_camera: Whether the model is called with `geometry.cameras.bbox_info` after the crops.
     """
 
-    crop_aspect: ClassVar[tuple[int, int]] = (1, 1)
-    crop_antialias: ClassVar[bool] = False
-    crop_margin: ClassVar[float] = 1.2
     takes_camera: ClassVar[bool] = False
 
     def __init__(self, config: MeshModelConfig) -> None:
@@ -115,6 +117,10 @@ class MeshModel(nn.Module):
             )
         self.head = build_mesh_head(config.head, config.tokens, config.regressor)
         self.crop_size, width = config.encoder.image_size
+        metro = config.crop == "metro"
+        self.crop_aspect = (1, 1) if metro else (192, 256)
+        self.crop_antialias = not metro
+        self.crop_margin = 1.2 if metro else 1.0
         self.margin = (self.crop_size - width) // 2
 
     def set_mesh(self, operators: MeshOperators, template: Float[Tensor, "points 3"] | None = None) -> None:
