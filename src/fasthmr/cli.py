@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json as json_module
 import sys
@@ -24,12 +25,14 @@ _RECIPES = {
     "diffusion_decoder": "fasthmr.training.diffusion_decoder:train",
     "first_light": "fasthmr.training.first_light:train",
     "motion_vae": "fasthmr.training.motion_vae:train",
+    "tore": "fasthmr.training.tore:train",
 }
 _REPORTS = {
     "acceleration": "fasthmr.acceleration.tables:report",
     "adaptive_tokens": "fasthmr.acceleration.adaptive_report:report",
     "first_light": "fasthmr.training.first_light_report:report",
     "motion": "fasthmr.training.motion_report:report",
+    "tore": "fasthmr.training.tore_report:report",
 }
 
 
@@ -64,6 +67,7 @@ def predict(
     max_frames: int | None = None,
     detect_every: int | None = None,
     smooth: str = "auto",
+    delay: float = 0.0,
     save: str | None = None,
     out: Path = Path("out"),
     resume: bool = False,
@@ -101,8 +105,10 @@ def predict(
         detect_every: Look for people in every n-th of these frames, and follow them in between; about ten
             times a second if not given.
         smooth: What smooths motion in videos: 'decoder' (learned), 'savgol' (Savitzky-Golay), 'one-euro' or
-            'none'. 'auto' is the decoder for the default model, and 'savgol' for others. People drawn over
-            cameras and streams are smoothed by 'one-euro', which needs no future.
+            'none'; 'auto' is the decoder for the models it was trained with and 'savgol' for others.
+            Cameras and streams: 'decoder' with the past alone, else 'one-euro', which needs no future.
+        delay: Seconds by which frames of cameras and streams may come later, so that 'decoder' and 'savgol'
+            see what follows; 0.15 is enough for 'decoder'. Frames that cannot be kept up with are left out.
         save: What to write, separated by commas: overlay, glb, npz, bvh, obj, json; the first three if not
             given. With --task pose: overlay, json (COCO results), npz.
         out: Folder for the results.
@@ -143,7 +149,9 @@ def predict(
         batch_size=batch_size,
         device=device,
         engine=engine,
-        video=VideoOptions(every=every, max_frames=max_frames, detect_every=detect_every, smooth=smooth),
+        video=VideoOptions(
+            every=every, max_frames=max_frames, detect_every=detect_every, smooth=smooth, delay=delay
+        ),
     )
     reports = []
     total = len(found.items)
@@ -568,8 +576,9 @@ def _describe(report: ItemReport) -> str:
     if report.frames == 1:
         return f"{name}: {count}, {1000 * report.seconds:.0f} ms"
     frames = report.frames or 0
+    latency = "" if report.latency is None else f", {report.latency}"
     warning = f"; {report.warning}" if report.warning else ""
-    return f"{name}: {count} in {frames} frames, {frames / report.seconds:.1f} frames/s{warning}"
+    return f"{name}: {count} in {frames} frames, {frames / report.seconds:.1f} frames/s{latency}{warning}"
 
 
 def _as_json(report: ItemReport) -> dict[str, Any]:
@@ -581,6 +590,7 @@ def _as_json(report: ItemReport) -> dict[str, Any]:
         "seconds": report.seconds,
         "outputs": [str(path) for path in report.outputs],
         "timings": dict(report.timings),
+        "latency": None if report.latency is None else dataclasses.asdict(report.latency),
         "warning": report.warning or None,
         "error": None if report.error is None else str(report.error),
     }

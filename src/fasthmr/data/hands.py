@@ -99,7 +99,8 @@ class SyntheticHands:
         rotations, betas = draw_hand_pose(self.hand, self._axes, rng)
         params = BodyParams.of_rotmats(rotations, betas)
         mesh = self.hand(params)
-        K = intrinsics(torch.tensor(self.size * rng.uniform(1.0, 2.5)), torch.tensor([self.size, self.size]))
+        size = torch.full((2,), float(self.size))
+        K = intrinsics(self.size * torch.tensor(rng.uniform(1.0, 2.5)).float(), size)
         transl = _place(mesh.vertices, K, self.size, rng)
         placed = self._placed(params, transl, rng)
         tilt = torch.tensor([rng.uniform(-0.6, 0.6), rng.uniform(-np.pi, np.pi), rng.uniform(-0.3, 0.3)])
@@ -163,7 +164,7 @@ def finger_axes(hand: BodyModel) -> Float[Tensor, "joints 3 3"]:
             across = F.normalize(rest[names.index("pinky1")] - rest[joint], dim=0)
             towards = _PALM + across
         bend = F.normalize(torch.linalg.cross(along, towards), dim=0)
-        axes[joint] = torch.stack([bend, torch.linalg.cross(bend, along), along])
+        axes[joint] = torch.stack([bend, torch.linalg.cross(along, bend), along])
     return axes
 
 

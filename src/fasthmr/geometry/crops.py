@@ -59,6 +59,13 @@ def normalize(rgb: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*ba
     return (rgb - mean) / std
 
 
+def denormalize(pixels: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    """RGB of 0..255 from what `normalize` gave."""
+    mean = pixels.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = pixels.new_tensor(IMAGENET_STD)[:, None, None]
+    return (pixels * std + mean) * 255
+
+
 def _cut(
     picture: UInt8[Tensor, "height width 3"], center: list[float], side: float, size: int, antialias: bool
 ) -> Float[Tensor, "size size 3"]:

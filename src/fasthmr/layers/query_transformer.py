@@ -223,18 +223,48 @@ class QueryTransformer(nn.Module):
             neighbours: Which queries read which in the decoder; None for all.
         """
         positions = positions if positions.dim() == 3 else positions[None]
+        camera, context = self._encode(context, camera, positions)
+        read, _ = self._decode(context, queries, positions, neighbours)
+        return camera, context, self.decoder.norm(read)
+
+    def attention(
+        self,
+        context: Float[Tensor, "batch tokens dim"],
+        camera: Float[Tensor, "batch 1 dim"],
+        queries: tuple[Float[Tensor, "_ dim"], ...] | Float[Tensor, "batch queries dim"],
+        positions: Float[Tensor, "*samples tokens dim"],
+        neighbours: Neighbours | None = None,
+    ) -> Float[Tensor, "batch heads queries tokens"]:
+        """How much of each context token every query reads in the last layer; rows sum to one."""
+        positions = positions if positions.dim() == 3 else positions[None]
+        _, context = self._encode(context, camera, positions)
+        _, q = self._decode(context, queries, positions, neighbours)
+        last = cast("QueryLayer", self.decoder.layers[-1])
+        (k,) = last.multihead_attn.project(context + positions, 1, 1)
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+
+    def _encode(self, context: Tensor, camera: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat([camera, context], dim=1)
         shifted = F.pad(positions, (0, 0, 1, 0))
         for layer in self.encoder.layers:
             x = layer(x, shifted)
         x = self.encoder.norm(x)
-        camera, context = x[:, :1], x[:, 1:]
+        return x[:, :1], x[:, 1:]
+
+    def _decode(
+        self,
+        context: Tensor,
+        queries: tuple[Tensor, ...] | Tensor,
+        positions: Tensor,
+        neighbours: Neighbours | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The queries after all layers, and what they asked the context in the last one."""
         read, q = self._start(queries, neighbours, len(context))
         for i, layer in enumerate(cast("list[QueryLayer]", list(self.decoder.layers))):
             if i > 0:
                 read, q = layer.before_context(read, neighbours)
             read = layer.read_context(read, q, context, positions)
-        return camera, context, self.decoder.norm(read)
+        return read, q
 
     def _start(
         self, queries: tuple[Tensor, ...] | Tensor, neighbours: Neighbours | None, batch: int

@@ -74,6 +74,16 @@ class NeuralShapeRegressor(nn.Module):
         )
         return self.xyz_regressor_v(vertices), camera
 
+    def attention(
+        self,
+        body: Float[Tensor, "batch joints dim"],
+        camera: Float[Tensor, "batch 1 dim"],
+        neighbours: Neighbours,
+    ) -> Float[Tensor, "batch heads vertices joints"]:
+        """How much of each joint every vertex reads in the last layer (the paper's figure 8)."""
+        queries = (self.vertex_token_embed.weight,)
+        return self.transformer.attention(body, camera, queries, self.positions, neighbours)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MLPRegressorConfig:

@@ -70,7 +70,7 @@ FASTMETRO_LOSS = MeshLossConfig(
     each_face=False,
     clusters=0.0,
 )
-METRO_HAND_LOSS = replace(METRO_LOSS, joints_3d=1, joints_2d=1, vertices=1, levels=(0.5, 0.5), root=())
+METRO_HAND_LOSS = replace(METRO_LOSS, joints_3d=1.0, joints_2d=1.0, vertices=1.0, levels=(0.5, 0.5), root=())
 FASTMETRO_HAND_LOSS = replace(
     FASTMETRO_LOSS, levels=(0.5, 0.5), root=(0,), edges=100.0, edges_self=0.0, surface=-1
 )

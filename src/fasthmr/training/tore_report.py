@@ -1,0 +1,218 @@
+"""Report `tore`: the reductions of TORE against each other, trained alike by the recipe `tore`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fasthmr.benchmark.counters import count
+from fasthmr.checkpoints.files import open_weights
+from fasthmr.data.augment import RecordStore
+from fasthmr.data.hands import SyntheticHands, write_hands
+from fasthmr.data.shards import load_shards
+from fasthmr.errors import InputError
+from fasthmr.evaluation.metrics import bootstrap_interval
+from fasthmr.io.atomic import write_bytes
+from fasthmr.models.mesh import MeshModel, build_mesh_head
+from fasthmr.reduction.gtr import NeuralShapeRegressor
+from fasthmr.training.tore import HOURS
+from fasthmr.training.tore_data import BodyCrops, HandCrops, Kind, MeshBatch, MeshSource, mesh_subject
+from fasthmr.training.tore_errors import measure
+from fasthmr.training.tore_pictures import cluster_maps, joint_attention
+from fasthmr.zoo import load_model
+
+_LOG = logging.getLogger(__name__)
+
+Sources = dict[tuple[str, tuple[int, int]], MeshSource]
+"""Unseen samples by kind and size of the picture."""
+
+_SIZE = "head, k parameters | head, MMACs"
+_MM = ("PA-MPJPE", "MPVE", "MPJPE", "PA-MPVE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToreReportConfig:
+    """What to measure.
+
+    Attributes:
+        runs: Folder with a folder for each run of the recipe.
+        people: Folder of rendered shards of the split `test`.
+        hands: Folder for drawn hands of the split `test`; missing ones are drawn first.
+        out: The report; pictures go into a folder beside it that is named like it.
+        against: The run that others are compared with, sample by sample.
+        samples, drawn: People and hands to measure on.
+    """
+
+    runs: Path
+    people: Path
+    hands: Path
+    out: Path = Path("docs/reports/tore.md")
+    against: str = "gtr"
+    samples: int = 512
+    drawn: int = 200
+    seed: int = 88
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """A finished training and how well it did."""
+
+    name: str
+    model: MeshModel
+    settings: Mapping[str, Any]
+    hours: float
+    errors: Mapping[str, Float[Tensor, " samples"]]
+
+    @property
+    def kind(self) -> Kind:
+        return self.settings["kind"]
+
+
+@torch.no_grad()
+def report(config: ToreReportConfig) -> Path:
+    """Measure all finished runs and write the report.
+
+    Raises:
+        InputError: No run of the folder is finished.
+    """
+    paths = sorted(config.runs.glob("*/model.safetensors"))
+    if not paths:
+        raise InputError(f"{config.runs}: no finished run of 'fasthmr train tore'")
+    sources: Sources = {}
+    runs = [_measured(config, path, sources) for path in paths]
+    bodies = [run for run in runs if run.kind == "body"]
+    hands = [run for run in runs if run.kind == "hand"]
+    lines = ["# TORE at small scale", "", *_introduction(config, runs), ""]
+    if bodies:
+        lines += ["## Bodies", "", *_table(bodies, config), ""]
+    if hands:
+        lines += ["## Hands", "", *_hand_table(hands, config), ""]
+    for run in runs:
+        lines += _figures(run, sources[run.kind, run.model.config.encoder.image_size], config)
+    write_bytes(config.out, "\n".join(lines).encode())
+    numbers = {
+        run.name: {**{name: float(values.mean()) for name, values in run.errors.items()}, "hours": run.hours}
+        for run in runs
+    }
+    write_bytes(config.out.with_suffix(".json"), json.dumps(numbers, indent=1).encode())
+    return config.out
+
+
+_CLUSTERS = (
+    "Clusters of image tokens (`{run}`; the paper's figure 6). Each row: the crop, the six tokens whose "
+    "weights differ most from cell to cell, and the mean of all tokens, each from its least to its greatest "
+    "weight."
+)
+_ATTENTION = (
+    "What the vertices of the Neural Shape Regressor read from joint tokens (`{run}`; the paper's figure 8): "
+    "for some joints, marked by a dot, the weight of the joint at each vertex in the last layer, mean over "
+    "heads and samples, dark for the least and bright for the most."
+)
+_SETTINGS = ("seed", "steps", "batch_size", "learning_rate", "width", "layers")
+
+
+def _measured(config: ToreReportConfig, path: Path, sources: Sources) -> _Run:
+    model = cast(MeshModel, load_model(path))
+    settings = json.loads(open_weights(path).metadata["settings"])
+    kind, size = settings["kind"], model.config.encoder.image_size
+    subject = mesh_subject(kind)
+    if (kind, size) not in sources:
+        if kind == "hand":
+            write_hands(SyntheticHands("test", seed=config.seed, size=size[0]), config.hands, config.drawn)
+            sources[kind, size] = HandCrops(subject, config.hands)
+        else:
+            sources[kind, size] = BodyCrops(subject, RecordStore(load_shards(config.people)), size)
+
+    def predict(batch: MeshBatch) -> Float[Tensor, "batch vertices 3"]:
+        return model.head(model.encoder(batch.seen)[-1]).vertices[-1]
+
+    samples = config.drawn if kind == "hand" else config.samples
+    errors = measure(subject, predict, sources[kind, size], samples)
+    hours = json.loads((path.parent / HOURS).read_text())["hours"]
+    _LOG.info("%s: %s", path.parent.name, {name: round(float(x.mean()), 2) for name, x in errors.items()})
+    return _Run(name=path.parent.name, model=model, settings=settings, hours=hours, errors=errors)
+
+
+def _introduction(config: ToreReportConfig, runs: list[_Run]) -> list[str]:
+    first = runs[0].settings
+    names = [name for name in _SETTINGS if all(run.settings[name] == first[name] for run in runs)]
+    shared = ", ".join(f"{name} {first[name]}" for name in names)
+    trunks = sorted({(run.settings["kind"], run.settings["trunk"], run.settings["samples"]) for run in runs})
+    sources = "; ".join(f"{kind}: trunk `{trunk}`, {samples} samples" for kind, trunk, samples in trunks)
+    return [
+        f"`fasthmr report tore`: {len(runs)} models trained by `fasthmr train tore` on synthetic pictures, "
+        f"all with {shared}. {sources}. A trunk of the project's own models (`fasthmr_s`) is not trained "
+        "further, so that such runs differ in their heads alone. Errors in mm, of people, places and motion, "
+        "or hands and places, that no model has seen; in brackets 95 % intervals of the mean when samples "
+        "are drawn again. Hours are of one processor core. The budget is small: numbers compare with each "
+        "other and with nothing published."
+    ]
+
+
+def _cells(run: _Run, names: tuple[str, ...]) -> str:
+    cells = []
+    for name in names:
+        values = run.errors[name]
+        low, high = bootstrap_interval(values)
+        digits = 2 if name in _MM else 3
+        cells.append(f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    return " | ".join(cells)
+
+
+def _macs(run: _Run) -> str:
+    head = build_mesh_head(run.model.config.head, run.model.config.tokens, run.model.config.regressor)
+    parameters = sum(parameter.numel() for parameter in head.parameters())
+    whole, trunk = count(run.model.config).macs, count(run.model.config.encoder).macs
+    return f"{parameters / 1e3:.0f} | {(whole - trunk) / 1e6:.1f}"
+
+
+def _table(runs: list[_Run], config: ToreReportConfig) -> list[str]:
+    names = ("PA-MPJPE", "MPVE", "MPJPE")
+    reference = next((run for run in runs if run.name == config.against), None)
+    lines = [
+        f"| run | {' | '.join(names)} | PA-MPJPE minus `{config.against}` | {_SIZE} | hours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        gap = ""
+        if reference is not None and run is not reference:
+            difference = run.errors["PA-MPJPE"] - reference.errors["PA-MPJPE"]
+            low, high = bootstrap_interval(difference)
+            gap = f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append(f"| `{run.name}` | {_cells(run, names)} | {gap} | {_macs(run)} | {run.hours:.2f} |")
+    return lines
+
+
+def _hand_table(runs: list[_Run], config: ToreReportConfig) -> list[str]:
+    names = ("PA-MPJPE", "PA-MPVE", "F@5", "F@15")
+    lines = [
+        f"FreiHAND's evaluation (alignment may mirror, joints and vertices apart) on {config.drawn} hands.",
+        "",
+        f"| run | {' | '.join(names)} | {_SIZE} | hours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| `{run.name}` | {_cells(run, names)} | {_macs(run)} | {run.hours:.2f} |" for run in runs]
+    return lines
+
+
+def _figures(run: _Run, source: MeshSource, config: ToreReportConfig) -> list[str]:
+    """The pictures of a run, drawn, and the lines that show them."""
+    folder, lines = config.out.with_suffix(""), []
+    batch = source.batch(torch.arange(min(32, len(source))), None)
+    if run.model.config.tokens is not None:
+        name = f"clusters_{run.name}"
+        cluster_maps(run.model, batch, folder / f"{name}.png")
+        lines += [f"![{name}]({folder.name}/{name}.png)", "", _CLUSTERS.format(run=run.name), ""]
+    if isinstance(run.model.head.regressor, NeuralShapeRegressor):
+        name = f"attention_{run.name}"
+        joint_attention(run.model, batch, mesh_subject(run.kind), folder / f"{name}.png")
+        lines += [f"![{name}]({folder.name}/{name}.png)", "", _ATTENTION.format(run=run.name), ""]
+    return lines
