@@ -52,7 +52,7 @@ def recurrence_(decay: Tokens, drive: Tokens, *, reverse: bool = False) -> None:
         decays[now].mul_(decays[before])
     if drive.shape[1] == 1:
         return
-    groups = (-1, _steps(drive.shape[1]))
+    groups = (-1, chunk_steps(drive.shape[1]))
     ends, end_decays = states[order[-1]].unflatten(1, groups), decays[order[-1]].unflatten(1, groups)
     recurrence_(end_decays, ends, reverse=reverse)
     if reverse:
@@ -61,7 +61,7 @@ def recurrence_(decay: Tokens, drive: Tokens, *, reverse: bool = False) -> None:
         drive[:, 1:, :-1].addcmul_(decay[:, 1:, :-1], drive[:, :-1, -1:])
 
 
-def _steps(tokens: int) -> int:
+def chunk_steps(tokens: int) -> int:
     """Steps of a chunk that cut tokens evenly into about as many chunks; all of them if they are few."""
     most = math.isqrt(tokens) if tokens > _FEW else 1
     steps = next(steps for steps in range(most, 0, -1) if tokens % steps == 0)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fasthmr.layers.recurrence import Tokens, previous, recurrence, recurrence_
+from fasthmr.layers.recurrence import Tokens, chunk_steps, previous, recurrence, recurrence_
 
 Weights = Float[Tensor, "batch chunks steps state"]
 
@@ -77,6 +77,10 @@ def selective_scan(
     Token by token all channels lie beside each other in the memory of the result, and are best laid out so in
     `u` and `delta` too: then nothing is copied.
     """
+    if torch.compiler.is_compiling():
+        sizes = delta if delta_bias is None else delta + delta_bias[:, None]
+        y = _traced(u, sizes, A, B, C, delta_softplus)
+        return y if D is None else y + u * D[:, None]
     (batch, channels, tokens), groups = u.shape, B.shape[1]
     steps, width = min(_STEPS, tokens), channels // groups
     missing = -tokens % steps
@@ -126,8 +130,6 @@ def add_scan(
         reverse: From the last token to the first.
         softplus: Whether the step sizes go through a softplus.
     """
-    if torch.compiler.is_compiling():
-        return y + _traced(u, delta, A, B, C, reverse, softplus)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (y, u, delta, A, B, C)):
         return y + _Scan.apply(u, delta, A, B, C, reverse, softplus)
     _add_scan_(y, u, delta, A, B, C, reverse, softplus)
@@ -155,14 +157,17 @@ def _add_scan_(
 
 
 def _traced(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool, softplus: bool
-) -> Tensor:
-    """The scan in operations without side effects."""
-    delta = F.softplus(delta) if softplus else delta
-    decay = (delta.unsqueeze(-1) * A).exp()
-    drive = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
-    state = recurrence(decay.flatten(-2), drive.flatten(-2), reverse=reverse).unflatten(-1, A.shape)
-    return (state * C.unsqueeze(-2)).sum(-1)
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool
+) -> Float[Tensor, "batch channels tokens"]:
+    """The scan in few operations without side effects."""
+    groups = (B.shape[1], -1)
+    delta = (F.softplus(delta) if softplus else delta).unsqueeze(-1)
+    decay = (delta * A.unsqueeze(1)).exp()
+    drive = (delta * u.unsqueeze(-1)).unflatten(1, groups) * B.mT.unsqueeze(2)
+    chunks = (-1, chunk_steps(u.shape[2]))
+    rows = (x.flatten(0, -3).unflatten(1, chunks) for x in (decay, drive))
+    states = recurrence(*rows).view_as(drive)
+    return (states * C.mT.unsqueeze(2)).sum(-1).flatten(1, 2)
 
 
 class _Scan(torch.autograd.Function):

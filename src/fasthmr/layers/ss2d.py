@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fasthmr.layers.scan import add_scan, selective_scan_reference
+from fasthmr.layers.scan import add_scan, selective_scan, selective_scan_reference
 
 DIRECTIONS = 4
 
@@ -23,6 +23,7 @@ _SCAN_PARAMETERS = ("A_logs", "Ds", "dt_projs_bias")
 """Parameters that stay in single precision when a model is cast to half."""
 
 Map = Float[Tensor, "batch rows columns dim"]
+Inner = Float[Tensor, "batch rows columns inner"]
 
 
 def cross_scan(x: Map) -> Float[Tensor, "batch 4 dim tokens"]:
@@ -91,35 +92,34 @@ class SS2D(nn.Module):
         self.A_logs.copy_(torch.arange(1, self.state + 1).log().expand_as(self.A_logs))
 
     def forward(self, x: Map) -> Map:
-        return self.out_proj(self.out_norm(self.scan_map(self.filtered(x))))
+        u = self.filtered(x)
+        traced = torch.compiler.is_compiling()
+        return self._projected(self.scan_orders(u, selective_scan) if traced else self.scan_map(u))
 
     def plain(self, x: Map) -> Map:
         """`forward` as it is published: tokens copied in four orders, scanned one by one, and put back."""
-        u = self.filtered(x)
-        tokens = cross_scan(u).to(self.Ds.dtype)
-        weights = torch.einsum("bkdl,kcd->bkcl", tokens, self.x_proj_weight.to(tokens.dtype))
-        rank, B, C = weights.split((self.rank, self.state, self.state), 2)
-        delta = torch.einsum("bkrl,kdr->bkdl", rank, self.dt_projs_weight.to(tokens.dtype))
-        y = selective_scan_reference(
-            tokens.flatten(1, 2),
-            delta.flatten(1, 2),
-            -self.A_logs.exp(),
-            B,
-            C,
-            self.Ds,
-            self.dt_projs_bias.flatten(),
-        )
-        merged = cross_merge(y.view_as(tokens), (u.shape[1], u.shape[2]))
-        return self.out_proj(self.out_norm(merged.to(u.dtype)))
+        return self._projected(self.scan_orders(self.filtered(x), selective_scan_reference))
 
-    def filtered(self, x: Map) -> Float[Tensor, "batch rows columns inner"]:
+    def filtered(self, x: Map) -> Inner:
         """What is scanned."""
         maps = self.conv2d(self.in_proj(x).permute(0, 3, 1, 2))
         return F.silu(maps.permute(0, 2, 3, 1).contiguous())
 
-    def scan_map(
-        self, u: Float[Tensor, "batch rows columns inner"]
-    ) -> Float[Tensor, "batch rows columns inner"]:
+    def scan_orders(self, u: Inner, form: Callable[..., Tensor]) -> Inner:
+        """The sum of the four scans of a map whose tokens are copied in four orders.
+
+        Args:
+            form: Of the selective scan.
+        """
+        tokens = cross_scan(u).to(self.Ds.dtype)
+        weights = torch.einsum("bkdl,kcd->bkcl", tokens, self.x_proj_weight.to(tokens.dtype))
+        rank, B, C = weights.split((self.rank, self.state, self.state), 2)
+        delta = torch.einsum("bkrl,kdr->bkdl", rank, self.dt_projs_weight.to(tokens.dtype))
+        rates, bias = -self.A_logs.exp(), self.dt_projs_bias.flatten()
+        y = form(tokens.flatten(1, 2), delta.flatten(1, 2), rates, B, C, self.Ds, bias)
+        return cross_merge(y.view_as(tokens), (u.shape[1], u.shape[2])).to(u.dtype)
+
+    def scan_map(self, u: Inner) -> Inner:
         """The sum of the four scans of a map, which stays as it is: directions are ways through it."""
         precise = self.Ds.dtype
         weights = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
@@ -138,6 +138,9 @@ class SS2D(nn.Module):
             y = add_scan(y, own, sizes, rates[direction], into, out, reverse=direction >= 2)
             y = y.transpose(1, 2) if columns else y
         return y.to(u.dtype)
+
+    def _projected(self, y: Inner) -> Map:
+        return self.out_proj(self.out_norm(y))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SS2D:
         """Casts and moves all but leaves single precision where it is needed."""
