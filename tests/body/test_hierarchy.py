@@ -3,10 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasthmr.body.default_body import load_default_hand
-from fasthmr.body.hierarchy import MeshHierarchy, build_hierarchy, default_hierarchy
+from fasthmr.body.default_body import load_default_hand, read_asset
+from fasthmr.body.hierarchy import (
+    DEFAULT_BODIES,
+    HIERARCHIES_FILE,
+    MeshHierarchy,
+    build_hierarchy,
+    default_hierarchy,
+    mesh_fingerprint,
+)
 from fasthmr.errors import UsageError
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
+
+PARTS = ("sizes", "edges", "faces")
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +96,27 @@ def test_chosen_sizes():
     assert built.sizes == (1609, 1000)
 
 
-def test_the_free_hand_is_kept():
-    assert default_hierarchy("hand").sizes == (1609, 403)
-    assert default_hierarchy("hand") is default_hierarchy("hand")
+@pytest.mark.parametrize(("kind", "sizes"), [("body", (13718, 3430, 858)), ("hand", (1609, 403))])
+def test_hierarchies_that_come_along_fit_the_bodies(kind, sizes):
+    """Where this fails after a new body was baked, `scripts/bake_hierarchies.py` chooses vertices anew."""
+    body, hierarchy = DEFAULT_BODIES[kind](), default_hierarchy(kind)
+    assert hierarchy.sizes == sizes and default_hierarchy(kind) is hierarchy
+    assert read_asset(HIERARCHIES_FILE)[1][kind] == mesh_fingerprint(body.v_template, body.faces)
+    assert torch.equal(hierarchy.faces[0], body.faces)
+    template = body.v_template.double()
+    back = hierarchy.upsample(hierarchy.downsample(template, to=1), level=1)
+    assert (back - template).norm(dim=1).mean() < 4e-4
+    for level in range(1, len(sizes)):
+        assert (hierarchy.kept[level - 1].diff() > 0).all()
+        assert torch.equal(hierarchy.faces[level].unique(), torch.arange(sizes[level]))
+        euler = [s - len(e) + len(f) for s, e, f in zip(*(getattr(hierarchy, k) for k in PARTS), strict=True)]
+        assert euler[level] == euler[0]  # as many parts and holes as the body
+
+
+def test_the_hand_that_comes_along_is_what_is_computed(hand):
+    stored = default_hierarchy("hand")
+    assert torch.equal(stored.kept[0], hand.kept[0]) and torch.equal(stored.faces[1], hand.faces[1])
+    torch.testing.assert_close(stored.up[0].to_dense(), hand.up[0].to_dense())
 
 
 def test_parts_that_do_not_fit():

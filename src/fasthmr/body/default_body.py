@@ -124,10 +124,19 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor.to(torch.int64)
 
 
-def _load_asset(filename: str, num_betas: int) -> BodyModel:
+def read_asset(filename: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that comes with the package.
+
+    Raises:
+        UnsafeFileError: It is missing.
+    """
     resource = files("fasthmr").joinpath("assets", filename)
     if not resource.is_file():
         raise UnsafeFileError(f"assets/{filename} is missing from the package; reinstall fasthmr")
     with as_file(resource) as path, safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-        return body_from_baked(tensors, metadata=file.metadata(), num_betas=num_betas)
+        return {key: file.get_tensor(key) for key in sorted(file.keys())}, file.metadata()
+
+
+def _load_asset(filename: str, num_betas: int) -> BodyModel:
+    tensors, metadata = read_asset(filename)
+    return body_from_baked(tensors, metadata=metadata, num_betas=num_betas)

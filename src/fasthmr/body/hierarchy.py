@@ -6,6 +6,7 @@ come from a user's file (`fasthmr.io.hierarchy_files`) or are computed here for 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,13 +18,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fasthmr.body.default_body import load_default_body, load_default_hand
+from fasthmr.body.default_body import load_default_body, load_default_hand, read_asset
 from fasthmr.errors import UsageError
 from fasthmr.geometry.decimation import decimate
 from fasthmr.geometry.meshes import mesh_edges, vertices_in_triangles
 
 _FACTOR = 4
 """Vertices of a level to those of the next coarser one."""
+
+DEFAULT_BODIES = {"body": load_default_body, "hand": load_default_hand}
+DEFAULT_LEVELS = {"body": 3, "hand": 2}
+HIERARCHIES_FILE = "hierarchies.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,32 +143,53 @@ def build_hierarchy(
             count = -(-count // _FACTOR)
             chosen.append(count)
         sizes = chosen
-    points, triangles = vertices.detach().cpu().double(), faces.cpu().long()
-    ups, kepts, all_faces = [], [], [triangles]
+    points, triangles = vertices.detach().cpu().double().numpy(), faces.cpu().long().numpy()
+    coarser = []
     for size in sizes:
-        kept_array, coarse_array = decimate(points.numpy(), all_faces[-1].numpy(), size)
-        kept, coarse = torch.from_numpy(kept_array), torch.from_numpy(coarse_array)
-        ups.append(_up_operator(points, kept, coarse))
-        kepts.append(kept)
-        all_faces.append(coarse)
+        kept, triangles = decimate(points, triangles, size)
         points = points[kept]
-    return MeshHierarchy(
-        sizes=(len(vertices), *(len(kept) for kept in kepts)),
-        up=tuple(ups),
-        kept=tuple(kepts),
-        edges=tuple(mesh_edges(level) for level in all_faces),
-        faces=tuple(all_faces),
-    )
+        coarser.append((torch.from_numpy(kept), torch.from_numpy(triangles)))
+    return _join_levels(vertices, faces, coarser)
 
 
 @lru_cache(maxsize=2)
 def default_hierarchy(kind: Literal["body", "hand"]) -> MeshHierarchy:
-    """Hierarchy of the free body (13718, 3430 and 858 vertices) or of the free hand (1609 and 403)."""
-    if kind == "body":
-        body = load_default_body()
-        return build_hierarchy(body.v_template, body.faces)
-    hand = load_default_hand()
-    return build_hierarchy(hand.v_template, hand.faces, levels=2)
+    """Hierarchy of the free body (13718, 3430 and 858 vertices) or of the free hand (1609 and 403).
+
+    The choice of vertices comes with the package, written by `scripts/bake_hierarchies.py`.
+    """
+    model = DEFAULT_BODIES[kind]()
+    stored, _ = read_asset(HIERARCHIES_FILE)
+    steps = range(1, DEFAULT_LEVELS[kind])
+    coarser = [(stored[f"{kind}.kept{i}"].long(), stored[f"{kind}.faces{i}"].long()) for i in steps]
+    return _join_levels(model.v_template, model.faces, coarser)
+
+
+def mesh_fingerprint(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> str:
+    """A digest of a mesh, to know it again."""
+    digest = hashlib.sha256(vertices.detach().cpu().double().contiguous().numpy().tobytes())
+    digest.update(faces.cpu().long().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _join_levels(
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    coarser: Sequence[tuple[Int[Tensor, " _kept"], Int[Tensor, "_faces 3"]]],
+) -> MeshHierarchy:
+    """The hierarchy of a mesh from the vertices that each coarser level keeps and the faces between them."""
+    points, all_faces, ups = vertices.detach().cpu().double(), [faces.cpu().long()], []
+    for kept, triangles in coarser:
+        ups.append(_up_operator(points, kept, triangles))
+        all_faces.append(triangles)
+        points = points[kept]
+    return MeshHierarchy(
+        sizes=(len(vertices), *(len(kept) for kept, _ in coarser)),
+        up=tuple(ups),
+        kept=tuple(kept for kept, _ in coarser),
+        edges=tuple(mesh_edges(level) for level in all_faces),
+        faces=tuple(all_faces),
+    )
 
 
 def _up_operator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -41,12 +42,15 @@ def vertices_in_triangles(
     The weights sum to one. Some are negative where the foot lies beside the triangle; where it lies more than
     a triangle's size off, the nearest point of the triangle stands in for it.
     """
+    from scipy.spatial import KDTree
+
     corners = vertices[faces]
+    centres = KDTree(corners.mean(1).numpy())
+    count = min(_CANDIDATES, len(faces))
     best = torch.empty(len(points), dtype=torch.long)
     for start in range(0, len(points), _CHUNK):
         part = points[start : start + _CHUNK]
-        centre_distance = torch.cdist(part, corners.mean(1))
-        near = centre_distance.topk(min(_CANDIDATES, len(faces)), largest=False).indices
+        near = torch.from_numpy(np.asarray(centres.query(part.numpy(), count)[1])).view(-1, count)
         asked = part[:, None].expand(-1, near.shape[1], -1)
         foot = _inside(corners[near], asked)
         gap = (torch.einsum("...c,...cd->...d", foot, corners[near]) - asked).norm(dim=-1)
