@@ -342,21 +342,6 @@ def test_r16_an_interrupt_while_drawing_keeps_what_is_drawn(
         assert 1 <= len(list(reader)) < 60
 
 
-def test_a_camera_is_drawn_as_it_comes(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, capture = write(tmp_path / "a.mp4"), cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda number: capture(str(path)))
-    report = predict(make(), 0, tmp_path / "out", ("overlay", "npz"))
-    assert report.status == "partial"
-    assert report.warning == f"{FRAMES} frames could be decoded: the camera went away"
-    assert Clip.load(tmp_path / "out" / "camera0.npz").persons[0].frames.tolist() == list(range(FRAMES))
-    with open_video(tmp_path / "out" / "camera0.overlay.mp4") as reader:
-        frames = list(reader)
-    assert len(frames) == FRAMES
-    assert np.abs(frames[5].rgb.astype(int) - scene(5, 1)).max() > 60
-    points = predict(make(task="pose", max_frames=5), 0, tmp_path / "pose", ("overlay", "npz"))
-    assert (points.status, points.frames) == ("ok", 5)
-
-
 def test_r8_only_parameters_are_kept(make, tmp_path: Path) -> None:
     """Rows of measurements take about 1 kB for each person and frame."""
     pipeline = make()

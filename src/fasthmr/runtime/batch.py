@@ -25,6 +25,7 @@ from fasthmr.runtime.draw import draw
 from fasthmr.runtime.loading import Task
 from fasthmr.runtime.manifest import Manifest, module_digest
 from fasthmr.runtime.sources import Live, Source, image_ids, is_video, output_stems
+from fasthmr.runtime.stream import Latency
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.video import Progress, save_video
 
@@ -69,6 +70,7 @@ class ItemReport:
         seconds: All in all.
         warning: What is missing.
         error: What went wrong, and the exception itself.
+        latency: Of a camera or stream, from the arrival of a frame to its result.
     """
 
     source: Source
@@ -80,6 +82,7 @@ class ItemReport:
     seconds: float = 0.0
     warning: str = ""
     error: Exception | None = None
+    latency: Latency | None = None
 
 
 def check_formats(save: Sequence[str] | None, task: Task = "mesh") -> tuple[str, ...]:
@@ -214,6 +217,7 @@ def _predict_video(
         outputs=outcome.outputs,
         timings=watch.seconds,
         warning=outcome.warning,
+        latency=outcome.latency,
     )
     return report, outcome.interrupted
 

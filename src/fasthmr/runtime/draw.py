@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,20 +16,18 @@ from jaxtyping import UInt8
 
 from fasthmr.geometry.palette import person_color
 from fasthmr.io.video import VideoFrame, VideoReader, VideoWriter
-from fasthmr.models.pose import PoseModel
 from fasthmr.render.overlay import overlay
 from fasthmr.render.skeleton import draw_keypoints
 from fasthmr.results import Clip, Person, PoseClip, PosePerson
-from fasthmr.runtime.follow import FollowedFrame
-from fasthmr.runtime.intrinsics import Picture, PictureCamera
+from fasthmr.runtime.intrinsics import Picture
 from fasthmr.runtime.record import DECODE_AHEAD, taken_frames, watched
-from fasthmr.runtime.recover import MeshRecovery
 from fasthmr.runtime.threads import Background, in_turn, prefetch, shared_cores
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.tracks import PARAMS, Measured
 from fasthmr.runtime.video_options import VideoOptions
-from fasthmr.temporal.smoothing import OneEuroFilter, OneEuroStepper
-from fasthmr.types import BodyParams, Mesh, MotionTrack
+from fasthmr.types import Mesh
+
+if TYPE_CHECKING:
+    from fasthmr.runtime.stream import LiveFrame
 
 _ENCODE_BEHIND = 4  # frames
 _PAINTERS = 2  # threads
@@ -50,8 +49,8 @@ def draw(
         return draw_keypoints(rgb, points, [person.boxes_xyxy[row] for person, row in seen])
     faces = torch.from_numpy(np.asarray(clip.faces))
     meshes = [
-        _mesh(torch.from_numpy(person.vertices[row]), faces, number)
-        for number, person in enumerate(clip.persons)
+        _mesh(torch.from_numpy(person.vertices[row]), faces, person.track_id)
+        for person in clip.persons
         for row in _rows(person, frame)
     ]
     return overlay(rgb, meshes, torch.from_numpy(clip.intrinsics[frame]), **(_QUICK if quick else {}))
@@ -105,52 +104,29 @@ def draw_video(
     return path if writer.frames else None
 
 
-class LiveDrawing:
-    """Draws people over the frames of a camera or stream as they come, with a filter that needs no future.
+@contextmanager
+def live_drawing(
+    writer: VideoWriter, watch: Stopwatch, written: Callable[[LiveFrame], object]
+) -> Iterator[Background[LiveFrame]]:
+    """Draws frames of a stream with their people and writes them, in two threads that wait for no frame long.
 
     Args:
-        smooth: Whether motion is filtered (One-Euro) at all.
+        written: Told about every frame once it is.
     """
 
-    def __init__(
-        self,
-        meshes: MeshRecovery,
-        encode: Background[tuple[np.ndarray, float]],
-        watch: Stopwatch,
-        *,
-        smooth: bool,
-    ) -> None:
-        self._meshes, self._encode, self._watch, self._smooth = meshes, encode, watch, smooth
-        self._faces = meshes.body.faces.cpu()
-        self._filters: dict[int, OneEuroStepper] = {}
+    def encode(item: tuple[LiveFrame, Picture]) -> None:
+        live, drawn = item
+        with watch("encode"):
+            writer.write(drawn, live.time_s)
+        written(live)
 
-    def __call__(self, followed: FollowedFrame, parts: Sequence[Measured], camera: PictureCamera) -> None:
-        """Takes a frame with what was measured in it."""
-        frame = followed.frame
-        with self._watch("render"):
-            if isinstance(self._meshes.model, PoseModel):
-                drawn = _draw_points(frame.rgb, parts)
-            else:
-                meshes = [
-                    self._one(part, row, frame.time_s) for part in parts for row in range(len(part.people))
-                ]
-                drawn = overlay(frame.rgb, meshes, camera.K, **_QUICK)
-        self._encode.put((drawn, frame.time_s))
+    def paint(live: LiveFrame) -> None:
+        with watch("render"):
+            drawn = live.overlay()
+        encoding.put((live, drawn))
 
-    def _one(self, part: Measured, row: int, time_s: float) -> Mesh:
-        person = part.people[row]
-        params = BodyParams(**{name: torch.from_numpy(part.values[name][row : row + 1]) for name in PARAMS})
-        if self._smooth:
-            step = self._filters.setdefault(person.track_id, OneEuroFilter().stepper())
-            track = MotionTrack(
-                params=params,
-                times=torch.tensor([time_s]),
-                boxes_xyxy=torch.tensor([person.box_xyxy]),
-                scores=torch.tensor([person.score]),
-            )
-            params = step(track).params
-        vertices = self._meshes.pose(params).vertices[0].cpu()
-        return _mesh(vertices, self._faces, person.track_id)
+    with Background(encode, 1) as encoding, Background(paint, 1) as painting:
+        yield painting
 
 
 def encoding(writer: VideoWriter, watch: Stopwatch) -> Background[tuple[np.ndarray, float]]:
@@ -161,12 +137,6 @@ def encoding(writer: VideoWriter, watch: Stopwatch) -> Background[tuple[np.ndarr
             writer.write(*item)
 
     return Background(write, _ENCODE_BEHIND)
-
-
-def _draw_points(rgb: Picture, parts: Sequence[Measured]) -> UInt8[np.ndarray, "height width 3"]:
-    points = [row for part in parts for row in part.values["keypoints_2d"]]
-    boxes = [np.array(person.box_xyxy) for part in parts for person in part.people]
-    return draw_keypoints(rgb, points, boxes)
 
 
 def _rows(person: Person | PosePerson, frame: int) -> list[int]:

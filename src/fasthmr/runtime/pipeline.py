@@ -40,9 +40,10 @@ from fasthmr.runtime.loading import (
 from fasthmr.runtime.pose import as_pose_persons, find_keypoints
 from fasthmr.runtime.recover import MeshRecovery, takes_camera
 from fasthmr.runtime.sources import as_live, is_video, picture_number
+from fasthmr.runtime.stream import Stream
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.vertices import is_hand_model, with_body
-from fasthmr.runtime.video import recover_video
+from fasthmr.runtime.video import open_stream, recover_video
 from fasthmr.runtime.video_options import VideoOptions
 from fasthmr.types import Detections
 
@@ -224,6 +225,25 @@ class Pipeline:
         from fasthmr.runtime.sources import find_sources
 
         return predict_many(self, find_sources([str(s) for s in sources]).items, Path(out), save, resume)
+
+    def stream(self, source: str | Path | int) -> Stream:
+        """The people in the pictures of a camera or stream, frame by frame as they come.
+
+        Every frame is answered at once, or `video.delay` seconds later; where frames come faster than they
+        can be worked on, the newest goes first and others are left out. Files are taken too, with all their
+        frames.
+
+            for frame in pipeline.stream(0):
+                frame.persons, frame.overlay(), frame.latency_s
+
+        Args:
+            source: The number of a camera, the URL of a stream, or a video file.
+
+        Raises:
+            InputError: It cannot be used at all.
+            UsageError: The pipeline has a file of boxes, which are for pictures.
+        """
+        return open_stream(self, as_live(str(source)) or Path(str(source)), self.video)
 
     @property
     def detector(self) -> Detector:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -28,7 +28,7 @@ from fasthmr.runtime.intrinsics import TRACK_SAMPLES, Picture, PictureCamera
 from fasthmr.runtime.measure import Measure, MeshMeasure, PoseMeasure
 from fasthmr.runtime.threads import Background, prefetch, shared_cores
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.tracks import Measured, TrackTable
+from fasthmr.runtime.tracks import TrackTable
 from fasthmr.runtime.video_options import VideoOptions
 
 if TYPE_CHECKING:
@@ -61,10 +61,6 @@ class Recording:
     damage: VideoDamage | None
 
 
-Seen = Callable[[FollowedFrame, Sequence[Measured], PictureCamera], object]
-"""Told about every frame as soon as it is measured."""
-
-
 def record(
     pipeline: Pipeline,
     reader: VideoReader,
@@ -72,25 +68,22 @@ def record(
     watch: Stopwatch,
     *,
     stop: threading.Event | None = None,
-    seen: Seen | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Recording:
     """One pass over a video.
 
     Args:
         stop: Ends the pass early once it is set.
-        seen: Told about every frame at once, instead of waiting for the next detection and for a full batch.
         progress: Told how many frames are done.
 
     Raises:
         ResourceError, UsageError: As `recover_video`.
     """
-    if pipeline.boxes_file is not None:
-        raise UsageError("a boxes file is for pictures; leave it out for videos, where people are tracked")
+    check_tracking(pipeline)
     follower = Follower(
         pipeline.detector,
         every=options.looks_every(reader.fps),
-        wait=seen is None,
+        wait=True,
         max_persons=pipeline.max_persons,
         watch=watch,
     )
@@ -101,18 +94,15 @@ def record(
         if first is None:
             raise KeyboardInterrupt  # stopped before the first frame
         with watch("camera"):
-            camera = _camera(pipeline, reader, first)
-        measure = _measure(pipeline, camera, options, watch, at_once=seen is not None)
+            camera = video_camera(pipeline, reader, first)
+        measure = make_measure(pipeline, camera, options, watch, batch_size=pipeline.batch_size)
 
         @torch.inference_mode()
         def take(followed: FollowedFrame) -> None:
-            parts = measure.push(followed)
-            table.add(parts)
-            if seen is not None:
-                seen(followed, parts, camera)
+            table.add(measure.push(followed))
 
         # People of the next frames are looked for while the model measures those of the last ones.
-        with Background(take, _MEASURE_BEHIND if seen is None else 1) as measuring:
+        with Background(take, _MEASURE_BEHIND) as measuring:
             for frame in chain((first,), frames):
                 times.append(frame.time_s)
                 for followed in follower.push(frame):
@@ -131,6 +121,12 @@ def record(
         fps=reader.fps / options.every,
         damage=reader.damage,
     )
+
+
+def check_tracking(pipeline: Pipeline) -> None:
+    """Raises `UsageError` where the boxes of people are given, for pictures."""
+    if pipeline.boxes_file is not None:
+        raise UsageError("a boxes file is for pictures; leave it out for videos, where people are tracked")
 
 
 def taken_frames(reader: Iterable[VideoFrame], options: VideoOptions) -> Iterator[VideoFrame]:
@@ -156,7 +152,7 @@ def watched(items: Iterable[Item], watch: Stopwatch, stage: str) -> Iterator[Ite
         yield item
 
 
-def _camera(pipeline: Pipeline, reader: VideoReader, first: VideoFrame) -> PictureCamera:
+def video_camera(pipeline: Pipeline, reader: VideoReader, first: VideoFrame) -> PictureCamera:
     """One for the whole video; where a network estimates it, from frames throughout."""
     frames: list[Picture] = [first.rgb]
     if pipeline.cameras.network is not None and not reader.live:
@@ -164,9 +160,14 @@ def _camera(pipeline: Pipeline, reader: VideoReader, first: VideoFrame) -> Pictu
     return pipeline.cameras.estimate_for_track(frames)
 
 
-def _measure(
-    pipeline: Pipeline, camera: PictureCamera, options: VideoOptions, watch: Stopwatch, at_once: bool
+def make_measure(
+    pipeline: Pipeline, camera: PictureCamera, options: VideoOptions, watch: Stopwatch, *, batch_size: int
 ) -> Measure:
+    """What measures the people of a video.
+
+    Args:
+        batch_size: People to wait for; 1 for no wait.
+    """
     if isinstance(pipeline.model, PoseModel):
         return PoseMeasure(
             pipeline.model, batch_size=pipeline.batch_size, device=pipeline.device, watch=watch
@@ -174,7 +175,7 @@ def _measure(
     return MeshMeasure(
         pipeline.meshes,
         camera,
-        batch_size=1 if at_once else pipeline.batch_size,
+        batch_size=batch_size,
         features=options.takes_features,
         watch=watch,
     )

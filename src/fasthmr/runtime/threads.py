@@ -67,6 +67,63 @@ def prefetch(
         thread.join()
 
 
+class Newest(Generic[Item]):
+    """Takes items as fast as they come, in a thread of its own, and hands out the newest.
+
+    To be iterated once and closed after use; the last item is handed out in any case.
+
+    Args:
+        stop: Ends the items early once it is set.
+
+    Attributes:
+        dropped: Items that nobody took in time.
+    """
+
+    def __init__(self, items: Iterable[Item], stop: threading.Event | None = None) -> None:
+        self.dropped = 0
+        self._items, self._stop = items, stop or threading.Event()
+        self._changed = threading.Condition()
+        self._newest: tuple[Item] | None = None
+        self._error: BaseException | None = None
+        self._ended = self._unwanted = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Item]:
+        while not self._stop.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest or self._ended, timeout=_LOOK_UP_S)
+                entry, self._newest = self._newest, None
+                ended, error = self._ended, self._error
+            if entry is not None:
+                yield entry[0]
+            elif error is not None:
+                raise error
+            elif ended:
+                return
+
+    def close(self) -> None:
+        """Takes no more; waits for the item that is under way."""
+        self._unwanted = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        error = None
+        try:
+            for item in self._items:
+                if self._unwanted:
+                    break
+                with self._changed:
+                    self.dropped += self._newest is not None
+                    self._newest = (item,)
+                    self._changed.notify()
+        except BaseException as problem:  # noqa: BLE001 - raised in the reader
+            error = problem
+        with self._changed:
+            self._error, self._ended = error, True
+            self._changed.notify()
+
+
 def in_turn(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Generator[Result, None, None]:

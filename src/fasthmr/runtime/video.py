@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from fasthmr.io.video import VideoReader, VideoWriter, open_video
 from fasthmr.results import Clip, PoseClip
-from fasthmr.runtime.draw import LiveDrawing, draw_video, encoding
-from fasthmr.runtime.record import Recording, record
+from fasthmr.runtime.draw import draw_video, live_drawing
+from fasthmr.runtime.record import Recording, check_tracking, record
 from fasthmr.runtime.sources import Live
-from fasthmr.runtime.threads import first_interrupt
+from fasthmr.runtime.stream import Latency, LiveFrame, Stream, StreamRecorder
+from fasthmr.runtime.threads import Background, first_interrupt, shared_cores
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.video_clip import as_clip
 from fasthmr.runtime.video_options import VideoOptions
@@ -38,6 +40,7 @@ class VideoOutcome:
         outputs: Files written.
         warning: What is missing from the results, if anything.
         interrupted: The user wanted the end; the files are complete for the frames that were read.
+        latency: Of a camera or stream, until frames were drawn and encoded, or without drawings measured.
     """
 
     persons: int
@@ -45,6 +48,7 @@ class VideoOutcome:
     outputs: tuple[Path, ...]
     warning: str = ""
     interrupted: bool = False
+    latency: Latency | None = None
 
 
 def recover_video(
@@ -59,10 +63,25 @@ def recover_video(
     """
     watch = watch or Stopwatch()
     with open_video(_address(source)) as reader:
-        recording = record(pipeline, reader, options, watch)
+        if reader.paced:
+            stream = Stream(pipeline, reader, options, _name(source), watch)
+            recording = _record_stream(stream, None)
+        else:
+            recording = record(pipeline, reader, options, watch)
     if recording.damage is not None:
         _log.warning("%s: %s", source, recording.damage)
     return as_clip(pipeline, recording, options, watch, _name(source))
+
+
+def open_stream(pipeline: Pipeline, source: Path | Live, options: VideoOptions) -> Stream:
+    """The frames of a camera, a stream or a file with their people, as they come.
+
+    Raises:
+        InputError: It cannot be used at all.
+        UsageError: The pipeline has a file of boxes, which are for pictures.
+    """
+    check_tracking(pipeline)
+    return Stream(pipeline, open_video(_address(source)), options, _name(source))
 
 
 def save_video(
@@ -90,15 +109,23 @@ def save_video(
     with first_interrupt() as stop:
         with open_video(_address(source)) as reader, ExitStack() as drawing:
             told = _telling(progress, "frames", reader, options)
-            seen = None
-            if overlay is not None and reader.live:
-                writer = drawing.enter_context(VideoWriter(overlay, reader.fps / options.every, reader.size))
-                encode = drawing.enter_context(encoding(writer, watch))
-                smooth = options.motion_filter() is not None
-                seen = LiveDrawing(pipeline.meshes, encode, watch, smooth=smooth)
-                outputs.append(overlay)
-            recording = record(pipeline, reader, options, watch, stop=stop, seen=seen, progress=told)
-            live = reader.live
+            draws_live = overlay is not None and reader.live
+            latency = None
+            if reader.paced or draws_live:
+                stream = Stream(pipeline, reader, options, _name(source), watch, stop)
+                latencies_s = stream.latencies_s
+                painting = None
+                if overlay is not None:
+                    latencies_s = []
+                    writer = drawing.enter_context(VideoWriter(overlay, stream.fps, stream.size))
+                    written = _noting(latencies_s)
+                    painting = drawing.enter_context(live_drawing(writer, watch, written))
+                    outputs.append(overlay)
+                recording = _record_stream(stream, told, painting)
+                drawing.close()
+                latency = Latency.of(latencies_s, stream.dropped)
+            else:
+                recording = record(pipeline, reader, options, watch, stop=stop, progress=told)
         if stop.is_set():
             _log.warning(
                 "interrupted after %d frames, which are written now; Ctrl-C again ends at once",
@@ -109,7 +136,7 @@ def save_video(
             if name != "overlay":
                 with watch("write"):
                     outputs.append(clip.save(base.with_name(base.name + ending)))
-        if overlay is not None and not live:
+        if overlay is not None and not draws_live:
             with open_video(_address(source)) as reader:
                 told = _telling(progress, "overlay", reader, options)
                 drawn = draw_video(clip, reader, overlay, options, watch, stop=stop, progress=told)
@@ -120,7 +147,33 @@ def save_video(
             outputs=tuple(outputs),
             warning=_warning(recording, stop),
             interrupted=stop.is_set(),
+            latency=latency,
         )
+
+
+def _record_stream(
+    stream: Stream, progress: Callable[[int], object] | None, painting: Background[LiveFrame] | None = None
+) -> Recording:
+    """Reads a stream to its end; its frames are drawn as they come, where that is asked for."""
+    recorder = StreamRecorder(stream)
+    with shared_cores(1 if painting is None else 2):
+        for live in stream:
+            recorder.add(live)
+            if painting is not None:
+                painting.put(live)
+            if progress is not None:
+                progress(recorder.frames)
+    if not recorder.frames:
+        raise KeyboardInterrupt  # stopped before the first frame
+    return recorder.recording()
+
+
+def _noting(latencies_s: list[float]) -> Callable[[LiveFrame], object]:
+    def note(live: LiveFrame) -> None:
+        if live.index:
+            latencies_s.append(time.monotonic() - live.arrived_s)
+
+    return note
 
 
 def _warning(recording: Recording, stop: threading.Event) -> str:

@@ -76,3 +76,18 @@ def join_windows(
         total[start : start + size] += weight * window
         shares[start : start + size] += weight
     return total / shares
+
+
+def frame_places(
+    times: Float[Tensor, "frames"], moments: Float[Tensor, "moments"]
+) -> Float[Tensor, "moments"]:
+    """Where moments lie among frames, as `representation.sample_frames` takes it; within the first and last.
+
+    Args:
+        times: Of the frames, rising.
+    """
+    if len(times) < 2:
+        return torch.zeros_like(moments)
+    moments = moments.clamp(times[0], times[-1])
+    right = torch.searchsorted(times, moments).clamp(1, len(times) - 1)
+    return right - 1 + (moments - times[right - 1]) / (times[right] - times[right - 1])
