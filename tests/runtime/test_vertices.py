@@ -24,6 +24,7 @@ from fasthmr.geometry.cameras import project
 from fasthmr.geometry.crops import crop_pictures
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
+from fasthmr.heads.mesh_parameters import MeshParametersConfig
 from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.io.bvh_reader import read_bvh
 from fasthmr.io.hierarchy_files import save_hierarchy
@@ -179,6 +180,22 @@ def test_another_body_takes_over_the_pose(body_file: Path) -> None:
     found = Pipeline(body_file, body=scaled)(RGB, boxes=[BOX])
     assert isinstance(found, Clip) and found.body == "larger"
     assert found.persons[0].vertices.shape == (1, 6859, 3)
+
+
+def test_a_models_own_pose_is_kept() -> None:
+    config = tiny("body")
+    assert isinstance(config.head, FastMetroHeadConfig)
+    head = replace(config.head, parameters=MeshParametersConfig(hidden=8))
+    torch.manual_seed(0)
+    model = replace(config, head=head).build().eval()
+    model.set_mesh(mesh_operators(default_hierarchy("body")))
+    found = Pipeline(model)(RGB, boxes=[BOX])
+    assert isinstance(found, Clip) and not found.pose_fitted
+    person, body = found.persons[0], BODIES["body"]
+    names = ("global_orient", "body_pose", "betas", "transl")
+    own = body(BodyParams(**{name: torch.from_numpy(getattr(person, name)) for name in names}))
+    shown = torch.from_numpy(np.asarray(person.vertices))
+    torch.testing.assert_close(own.vertices.mean(1), shown.mean(1), atol=1e-3, rtol=1e-4)
 
 
 def test_keypoints_are_read_off(body_file: Path) -> None:

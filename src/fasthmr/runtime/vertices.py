@@ -33,28 +33,36 @@ _HALF_TURN = 3.1416  # METRO's own value, that of the template its weights have 
 
 
 class FittedMesh(nn.Module):
-    """A model of vertices as one of meshes: its vertices, and pose, shape and place of a body fitted to them.
+    """A model of vertices as one of meshes: its vertices, with the pose, shape and place of a body.
 
     Args:
         model: With its mesh.
-        body: That the vertices are of; held by the results, not by this module.
+        body: That the vertices are of.
+
+    Attributes:
+        fits_pose: Pose and shape are fitted to the vertices; otherwise the model reads them off its mesh.
     """
 
     takes_camera: ClassVar[bool] = False
-    fits_pose: ClassVar[bool] = True
 
     def __init__(self, model: MeshModel, body: BodyModel) -> None:
         super().__init__()
         self.model = model
         self.crop_size, self.crop_aspect = model.crop_size, model.crop_aspect
         self.crop_antialias, self.crop_margin = model.crop_antialias, model.crop_margin
-        self._fit = VertexFit(body)
+        self.fits_pose = getattr(model.head.config, "parameters", None) is None
+        self._body, self._fit = body, VertexFit(body)
 
     def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> HMROutput:
         """Estimate from normalised crops; `params.transl` is the place about the root of the vertices."""
         output = self.model(pixels)
         vertices = output.vertices[-1]
-        return HMROutput(params=self._fit(vertices), camera=output.camera, vertices=vertices)
+        params = self._fit(vertices) if output.params is None else self._placed(output.params, vertices)
+        return HMROutput(params=params, camera=output.camera, vertices=vertices)
+
+    def _placed(self, params: BodyParams, vertices: Float[Tensor, "batch vertices 3"]) -> BodyParams:
+        """Parameters that the model gives, with their body where the vertices are."""
+        return replace(params, transl=(vertices - self._body(params).vertices).mean(1))
 
 
 @dataclass(frozen=True, kw_only=True)
