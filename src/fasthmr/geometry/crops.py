@@ -42,10 +42,11 @@ def crop_pictures(
     require_boxes(boxes_xyxy)
     centers, sides = hmr2_square(boxes_xyxy.double(), aspect)
     squares = zip(centers.tolist(), sides.tolist(), strict=True)
-    cuts = [_cut(picture, center, side, size, antialias) for center, side in squares]
-    stacked = torch.stack(cuts) if cuts else torch.zeros(0, size, size, 3, device=picture.device)
+    pixels = torch.empty(len(boxes_xyxy), 3, size, size, device=picture.device)
+    for place, (center, side) in zip(pixels, squares, strict=True):
+        place.copy_(normalize(_cut(picture, center, side, size, antialias).permute(2, 0, 1)))
     return Crop(
-        pixels=normalize(stacked.permute(0, 3, 1, 2).contiguous()),
+        pixels=pixels,
         box_center=centers.float(),
         box_size=sides.float(),
         image_size=centers.new_tensor(picture.shape[1::-1]).float().expand(len(centers), 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 _COCO17_IN_POINTS = [POINT_NAMES.index(name) for name in COCO17_NAMES]
 _MIN_SCALE = 0.05  # of the crop camera; a smaller or negative one puts the person out of reach
+_POSED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +202,25 @@ def place_people(
     placed = place_params(output, crop, camera, params_body)
     params = as_shown(placed, params_body, body)
     if output.vertices is None or body is not params_body:
-        return PlacedPeople(params=params, mesh=body(params))
+        return PlacedPeople(params=params, mesh=_posed(body, params))
     assert placed.transl is not None and output.params.transl is not None
     vertices = output.vertices + (placed.transl - output.params.transl)[:, None]
     return PlacedPeople(params=params, mesh=BodyMesh(vertices=vertices, joints=body.joints(params)))
+
+
+def _posed(body: BodyModel, params: BodyParams) -> BodyMesh:
+    """All people; skinning needs several times the memory of its result, so some at once."""
+    parts = [body(part) for part in in_pieces(params, _POSED_AT_ONCE)]
+    return BodyMesh(
+        vertices=torch.cat([part.vertices for part in parts]),
+        joints=torch.cat([part.joints for part in parts]),
+    )
+
+
+def in_pieces(params: BodyParams, size: int) -> list[BodyParams]:
+    """Parameters of `size` bodies at most in each; with `transl`."""
+    split = {field.name: getattr(params, field.name).split(size) for field in fields(params)}
+    return [BodyParams(**dict(zip(split, piece, strict=True))) for piece in zip(*split.values(), strict=True)]
 
 
 def as_shown(params: BodyParams, params_body: BodyModel, body: BodyModel) -> BodyParams:

@@ -20,7 +20,7 @@ from fasthmr.geometry.cameras import project
 from fasthmr.results import Person
 from fasthmr.runtime.follow import PersonInFrame
 from fasthmr.runtime.intrinsics import PictureCamera
-from fasthmr.runtime.recover import as_shown, not_finite
+from fasthmr.runtime.recover import as_shown, in_pieces, not_finite
 from fasthmr.types import BodyParams, MotionTrack
 
 MotionFilter = Callable[[MotionTrack], MotionTrack]
@@ -164,7 +164,7 @@ class PersonMaker:
         Raises:
             UnsafeFileError: The model gave numbers that are not finite.
         """
-        parts = [self._shown(part) for part in _parts(params)]
+        parts = [self._shown(part) for part in in_pieces(params, _FRAMES_AT_ONCE)]
         arrays = {
             name: np.concatenate([getattr(part, name).float().cpu().numpy() for part in parts])
             for name in PARAMS
@@ -200,14 +200,6 @@ class PersonMaker:
         if scores is None:
             scores = np.broadcast_to(rows["scores"][:, None], xy.shape[:2])
         return np.concatenate([xy, scores[..., None]], axis=-1).astype(np.float32)
-
-
-def _parts(params: BodyParams) -> list[BodyParams]:
-    """A motion in pieces that need little memory."""
-    pieces = {name: getattr(params, name).split(_FRAMES_AT_ONCE) for name in PARAMS}
-    return [
-        BodyParams(**dict(zip(pieces, piece, strict=True))) for piece in zip(*pieces.values(), strict=True)
-    ]
 
 
 class CocoPoints:
