@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
+from fasthmr.benchmark.counters import build_for_counting, count, example_inputs
 from fasthmr.benchmark.listing import as_table, list_presets
+from fasthmr.benchmark.preset_counts import preset_counts, stored_counts
 from fasthmr.errors import UsageError
-from fasthmr.zoo import list_models, preset
+from fasthmr.zoo import list_models, preset, registry
 
 _KEYS = {
     "name", "description", "task", "parameters", "macs", "table_parameters", "table_macs", "run_macs",
@@ -29,14 +32,27 @@ def test_every_preset_is_listed(rows) -> None:
     assert json.loads(json.dumps(rows)) == rows
 
 
-def test_parameters_are_those_of_the_models(rows) -> None:
-    for name, row in rows.items():
-        with torch.device("meta"):
-            model = preset(name).config().build()
-        built = sum(parameter.numel() for parameter in model.parameters())
-        left_out = sum(getattr(module, "unused_published_params", 0) for module in model.modules())
-        assert row["parameters"] == built + left_out
-        assert row["table_parameters"] <= row["parameters"]
+@pytest.mark.parametrize("name", list_models())
+def test_stored_counts_are_those_of_the_models(name: str) -> None:
+    stored = stored_counts(name)
+    assert stored is not None, "run: python -m fasthmr.benchmark.preset_counts"
+    model = build_for_counting(preset(name).config())
+    assert stored.image_size == example_inputs(model)[0].shape[-2:]
+    built = sum(parameter.numel() for parameter in model.parameters())
+    left_out = sum(getattr(module, "unused_published_params", 0) for module in model.modules())
+    assert stored.counts == count(model, in_place=True), "run: python -m fasthmr.benchmark.preset_counts"
+    assert stored.counts.params == built + left_out
+    assert stored.counts.table_params <= stored.counts.params
+
+
+def test_another_configuration_is_counted_anew(monkeypatch) -> None:
+    row = preset("hmr2_vit_s")
+    config: Any = row.config()
+    deeper = replace(config, encoder=replace(config.encoder, depth=13))
+    monkeypatch.setitem(registry._PRESETS, row.name, replace(row, config=lambda: deeper))
+    assert stored_counts(row.name) is None
+    assert preset_counts(row.name).counts == count(deeper)
+    assert preset_counts(row.name).counts.params > count(config).params
 
 
 def test_every_published_number_comes_out(rows) -> None:

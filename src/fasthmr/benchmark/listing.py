@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fasthmr.benchmark.counters import Counts, build_for_counting, count, example_inputs
+from fasthmr.benchmark.counters import Counts
+from fasthmr.benchmark.preset_counts import preset_counts
 from fasthmr.errors import UsageError, did_you_mean
 from fasthmr.zoo import PublishedCount, list_models, preset, pretrained_file
 
@@ -32,9 +33,8 @@ def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
 
 
 def _row(name: str) -> dict[str, Any]:
-    row = preset(name)
-    model = build_for_counting(row.config())
-    counts = count(model, in_place=True)
+    row, counted = preset(name), preset_counts(name)
+    counts = counted.counts
     return {
         "name": name,
         "description": row.description,
@@ -45,7 +45,7 @@ def _row(name: str) -> dict[str, Any]:
         "table_macs": counts.table_macs,
         "run_macs": counts.run_macs,
         "published": [_compare(counts, published) for published in row.published],
-        "image_size": list(example_inputs(model)[0].shape[-2:]),
+        "image_size": list(counted.image_size),
         "weights": pretrained_file(name) is not None,
     }
 

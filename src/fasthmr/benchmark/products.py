@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ _seen: dict[Any, tuple[Callable[[list[Tensor]], Any], list[_Layout]]] = {}
 """What the results of operations on the "meta" device look like, by the operation and its arguments."""
 
 
+@no_type_check  # runs for every operation: checks of its types would take longer than the model
 class ProductCounter(TorchDispatchMode):
     """Counts the products of all operations that run inside `with`, by the scope they run in.
 
@@ -94,10 +95,12 @@ class ProductCounter(TorchDispatchMode):
         return result
 
 
+@no_type_check
 def _only(tensors: list[Tensor]) -> Tensor:
     return tensors[0]
 
 
+@no_type_check
 def _look(argument: Any) -> Any:
     """Everything about an argument that the looks of a result depend on."""
     if isinstance(argument, Tensor):
