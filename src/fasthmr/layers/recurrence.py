@@ -2,7 +2,7 @@
 
 Every chunk runs for itself first, all of them at once; then the ends of the chunks are carried onwards; then
 each chunk is corrected by what reached it. All factors are products of decays, so that nothing grows where
-decays are at most 1 (`docs/design/027`).
+decays are at most 1 (`docs/design/029`).
 
 A map is its own chunks: its rows for an order along rows, its columns (the map transposed, as a view) for one
 along columns. The other direction is the same with `reverse`.

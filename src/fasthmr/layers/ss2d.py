@@ -22,6 +22,9 @@ _DELTA_FLOOR = 1e-4
 _SCAN_PARAMETERS = ("A_logs", "Ds", "dt_projs_bias")
 """Parameters that stay in single precision when a model is cast to half."""
 
+_TOGETHER = 2**18
+"""Numbers of a map, or of several, that are scanned together on a processor: what its cache holds."""
+
 Map = Float[Tensor, "batch rows columns dim"]
 Inner = Float[Tensor, "batch rows columns inner"]
 
@@ -120,7 +123,10 @@ class SS2D(nn.Module):
         return cross_merge(y.view_as(tokens), (u.shape[1], u.shape[2])).to(u.dtype)
 
     def scan_map(self, u: Inner) -> Inner:
-        """The sum of the four scans of a map, which stays as it is: directions are ways through it."""
+        """The sum of the four scans of maps, which stay as they are: directions are ways through them."""
+        together = max(1, _TOGETHER // max(1, u.shape[1:].numel()))
+        if u.device.type == "cpu" and len(u) > together:
+            return torch.cat([self.scan_map(some) for some in u.split(together)])
         precise = self.Ds.dtype
         weights = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
         rates = -self.A_logs.exp().unflatten(0, (DIRECTIONS, -1))
