@@ -53,6 +53,18 @@ def test_nearer_person_hides_the_other_whatever_the_order(picture: np.ndarray) -
     assert one[12, 31, 1] > one[12, 31, 0]
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_r10_a_crowd_is_drawn_some_at_a_time(
+    picture: np.ndarray, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(1)
+    crowd = [_quad(*random.uniform([-0.4, -0.3, 1], [0.4, 0.3, 3]), 0.1) for _ in range(23)]
+    whole = overlay(picture, crowd, K, samples=samples)
+    for count in (22, 5, 1):
+        monkeypatch.setattr("fasthmr.render.overlay._MESHES_AT_ONCE", count)
+        np.testing.assert_array_equal(overlay(picture, crowd, K, samples=samples), whole)
+
+
 def test_opacity_mixes_with_the_picture() -> None:
     black, white = np.zeros((48, 64, 3), np.uint8), np.full((48, 64, 3), 255, np.uint8)
     mesh = _quad(0, 0, 1, 0.1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fasthmr.geometry.meshes import vertex_normals
@@ -14,6 +14,8 @@ from fasthmr.geometry.palette import person_color
 from fasthmr.render.rasterizer import interpolate_seen, rasterize
 from fasthmr.render.shading import shade, to_srgb
 from fasthmr.types import Mesh
+
+_MESHES_AT_ONCE = 32
 
 
 def overlay(
@@ -40,7 +42,7 @@ def overlay(
     meshes = [mesh for mesh in meshes if len(mesh.faces)]
     if not meshes:
         return result
-    vertices, faces, colors = _join(meshes)
+    vertices = torch.cat([mesh.vertices.detach().float().cpu() for mesh in meshes])
     left, top, right, bottom = _visible_region(vertices, K, image_rgb.shape[:2])
     if left >= right or top >= bottom:
         return result
@@ -55,8 +57,7 @@ def overlay(
         dtype=torch.float64,
     )
     size = (samples * (bottom - top), samples * (right - left))
-    fragments = rasterize(vertices, faces, to_samples @ K.double().cpu(), size, cull=cull)
-    seen, ink = interpolate_seen(fragments, colors[faces])
+    seen, ink = _draw(meshes, to_samples @ K.double().cpu(), size, cull)
     row, column = seen // size[1] // samples + top, seen % size[1] // samples + left
     pixel = row * image_rgb.shape[1] + column
     opacity = torch.full_like(ink[:, :1], alpha)
@@ -71,11 +72,37 @@ def overlay(
     return result
 
 
-def _join(meshes: Sequence[Mesh]) -> tuple[Tensor, Tensor, Tensor]:
-    """All meshes as one, with the sRGB colour of each vertex under the lamps."""
+def _draw(
+    meshes: Sequence[Mesh], K: Float[Tensor, "3 3"], size: tuple[int, int], cull: bool
+) -> tuple[Int[Tensor, "seen"], Float[Tensor, "seen 3"]]:
+    """The pixels that see a mesh, counted row by row, and its sRGB colour there.
+
+    Of a crowd some meshes are drawn at a time, so that memory does not grow with it.
+    """
+    depth = torch.full((size[0] * size[1],), torch.inf)
+    colors = torch.empty(len(depth), 3)
+    for start in range(0, len(meshes), _MESHES_AT_ONCE):
+        vertices, faces, lit = _join(meshes[start : start + _MESHES_AT_ONCE], start)
+        fragments = rasterize(vertices, faces, K, size, cull=cull)
+        seen, ink = interpolate_seen(fragments, lit[faces])
+        if len(meshes) <= _MESHES_AT_ONCE:
+            return seen, ink
+        here = fragments.depth.view(-1)[seen]
+        nearer = here < depth[seen]
+        depth[seen[nearer]], colors[seen[nearer]] = here[nearer], ink[nearer]
+    seen = depth.isfinite().nonzero()[:, 0]
+    return seen, colors[seen]
+
+
+def _join(meshes: Sequence[Mesh], first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Meshes as one, with the sRGB colour of each vertex under the lamps.
+
+    Args:
+        first: Place of the first one among all, for its colour in the palette.
+    """
     vertices, faces, colors = [], [], []
     start = 0
-    for index, mesh in enumerate(meshes):
+    for index, mesh in enumerate(meshes, start=first):
         points = mesh.vertices.detach().float().cpu()
         triangles = mesh.faces.long().cpu()
         albedo = mesh.vertex_colors
