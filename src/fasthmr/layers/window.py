@@ -124,21 +124,22 @@ class WindowAttention(nn.Module):
             qkv = torch.cat([qkv, padding if self.qkv.bias is None else padding + self.qkv.bias], dim=1)
         places = qkv.index_select(1, layout.gather).unflatten(1, (-1, area)).flatten(0, 1)
         q, k, v = places.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._added(layout, x.shape[0], q.dtype))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._added(layout, x).to(q.dtype))
         merged = mixed.transpose(1, 2).flatten(2).unflatten(0, (-1, layout.windows)).flatten(1, 2)
         return self.proj(merged.index_select(1, layout.scatter))
 
     def _added(
-        self, layout: WindowLayout, batch: int, dtype: torch.dtype
+        self, layout: WindowLayout, x: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "all_windows_or_1 heads area area"]:
         """What is added to the scores; the same for all windows where nothing is shifted."""
+        table = self.relative_position_bias_table
         added = self._scores.get(
             lambda: self._position_scores(layout),
-            (self.relative_position_bias_table,),
+            (table,),
             training=self.training,
-            about=(layout.size, layout.shift, self.relative_position_bias_table.device),
-        ).to(dtype)
-        return added if layout.apart is None else added.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+            about=(layout.size, layout.shift, table.device),
+        )
+        return added if layout.apart is None else added.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
 
     def _position_scores(self, layout: WindowLayout) -> Float[Tensor, "windows_or_1 heads area area"]:
         scores = self.relative_position_bias_table[layout.relative].permute(2, 0, 1)[None].contiguous()
