@@ -13,6 +13,7 @@ from torch import Tensor
 from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.temporal.representation import sample_frames
 from fasthmr.temporal.smoothing import median_shape
+from fasthmr.temporal.windows import frame_places
 from fasthmr.types import BodyParams, MotionTrack
 
 FRAME_RATE = 30.0
@@ -69,6 +70,4 @@ def _even_times(
     seconds = (times - times[0]).double()
     count = max(round(float(seconds[-1]) * FRAME_RATE) + 1, _SHORTEST)
     even = torch.linspace(0, float(seconds[-1]), count, dtype=torch.float64)
-    right = torch.searchsorted(seconds, even).clamp(1, len(seconds) - 1)
-    share = (even - seconds[right - 1]) / (seconds[right] - seconds[right - 1]).clamp(min=1e-9)
-    return right - 1 + share, seconds / seconds[-1].clamp(min=1e-9) * (count - 1)
+    return frame_places(seconds, even), seconds / seconds[-1].clamp(min=1e-9) * (count - 1)
