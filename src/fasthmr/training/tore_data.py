@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -111,6 +111,7 @@ class MeshBatch:
     labels: MeshLabels
 
 
+@runtime_checkable
 class MeshSource(Protocol):
     """Samples that can be drawn by number."""
 

@@ -82,7 +82,8 @@ def _coloured(
     return drawn
 
 
-def _crop(picture: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+def _crop(picture: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "_rows _columns 3"]:
+    """The picture at the height that all are shown at."""
     large = F.interpolate(
         denormalize(picture)[None], scale_factor=_HEIGHT / picture.shape[1], mode="bilinear"
     )

@@ -122,8 +122,8 @@ def covered_cells(
 
 
 def relative_scores(
-    clusters: Float[Tensor, "batch tokens cells"],
-) -> Float[Tensor, "batch tokens cells"]:
+    clusters: Float[Tensor, "*batch tokens cells"],
+) -> Float[Tensor, "*batch tokens cells"]:
     """Weights of each token from 0 at its least to 1 at its greatest."""
     low, high = clusters.amin(-1, keepdim=True), clusters.amax(-1, keepdim=True)
     return (clusters - low) / (high - low + _TINY)
