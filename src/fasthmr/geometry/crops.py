@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -82,8 +84,8 @@ def _cut(
         for middle, length in zip(reversed(center), (height, width), strict=True)
     )
     left, right = int(columns.min()), int(columns.max()) + 1
-    narrow = _weighted_sum(picture[:, left:right], rows, row_weights).transpose(0, 1)
-    return _weighted_sum(narrow, columns - left, column_weights).transpose(0, 1)
+    narrow = _weighted_sum(picture[:, left:right], 0, rows, row_weights)
+    return _weighted_sum(narrow, 1, columns - left, column_weights)
 
 
 def _taps(
@@ -114,12 +116,14 @@ def _taps(
 
 
 def _weighted_sum(
-    pixels: Shaped[Tensor, "length other 3"],
+    pixels: Shaped[Tensor, "rows columns 3"],
+    axis: Literal[0, 1],
     index: Int[Tensor, "taps size"],
     weights: Float[Tensor, "taps size"],
-) -> Float[Tensor, "size other 3"]:
-    """Along the first axis."""
-    result = torch.zeros(index.shape[1], *pixels.shape[1:], device=pixels.device)
-    for rows, weight in zip(index, weights, strict=True):
-        result.addcmul_(pixels[rows].float(), weight[:, None, None])
-    return result
+) -> Float[Tensor, "new_rows new_columns 3"]:
+    """Along one axis. Whole rows or pixels are copied, which plain indexing would do number by number."""
+    weights = weights[:, :, None, None] if axis == 0 else weights[:, None, :, None]
+    total = pixels.index_select(axis, index[0]) * weights[0]
+    for place, weight in zip(index[1:], weights[1:], strict=True):
+        total.addcmul_(pixels.index_select(axis, place).to(total), weight)
+    return total
