@@ -3,7 +3,7 @@
 Bodies come from rendered shards (recipe `first_light` writes them), hands are drawn here. The trunk learns
 with the rest, or is that of one of the project's own models and stays as it is; what it sees is then stored
 once, and only heads are trained. Steps depend on (seed, step) alone: a resumed run continues as if it had not
-stopped. See docs/design/024.
+stopped. See docs/design/028.
 """
 
 from __future__ import annotations
