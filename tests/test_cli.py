@@ -416,6 +416,21 @@ def test_a_camera_that_is_not_there_is_exit_3(run: Run) -> None:
     assert "camera 97: gives no picture" in done.last
 
 
+def test_a_camera_tells_its_latency(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    capture, path = cv2.VideoCapture, write_video(tmp_path / "clip.mp4", frames=30)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: capture(str(path)))
+    done = run("predict", "0", "--detector", "full", "--save", "overlay", "--delay", "0.1", "--json")
+    assert done.code == 6  # the camera went away
+    (item,) = json.loads(done.out)["items"]
+    assert set(item["latency"]) == {"median_s", "p95_s", "dropped"}
+    assert item["frames"] + item["latency"]["dropped"] == 30
+    assert "ms in the median" in done.err and "ms at the 95th percentile" in done.err
+    assert results(tmp_path / "out") == {"camera0.overlay.mp4"}
+    assert run("predict", "0", "--delay", "-1").code == 2
+
+
 def test_r16_an_interrupt_is_exit_130_and_the_files_play(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fasthmr.runtime.threads import Background, first_interrupt, in_turn, prefetch, shared_cores
+from fasthmr.runtime.threads import Background, Newest, first_interrupt, in_turn, prefetch, shared_cores
 
 
 def test_items_come_in_order_from_another_thread() -> None:
@@ -157,3 +157,36 @@ def test_interrupts_in_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert events == [False]
+
+
+def test_the_newest_item_goes_first() -> None:
+    threads_before = threading.active_count()
+
+    def items() -> Iterator[int]:
+        for index in range(50):
+            time.sleep(0.01)
+            yield index
+
+    newest = Newest(items())
+    got = []
+    for item in newest:
+        got.append(item)
+        time.sleep(0.05)
+    assert got == sorted(set(got)) and got[-1] == 49
+    assert newest.dropped == 50 - len(got) > 20
+    newest.close()
+    assert threading.active_count() <= threads_before
+
+
+def test_the_newest_item_of_a_broken_source() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        time.sleep(0.2)
+        raise ZeroDivisionError
+
+    newest = Newest(items())
+    with pytest.raises(ZeroDivisionError):
+        assert list(newest) == [1]
+    stop = threading.Event()
+    stop.set()
+    assert list(Newest(iter(range(3)), stop)) == []

@@ -60,6 +60,8 @@ class LiveDecoder:
 
     def __init__(self, decoder: MotionDecoder, delay_s: float = 0.0) -> None:
         self._decoder = decoder
+        self._patch = decoder.config.denoiser.patch
+        self._size = self._patch * min(STRETCHES, decoder.config.denoiser.latents)
         self._delay = round(delay_s * FRAME_RATE)
         self._hop = max((self._delay + 1) // 2, 1)
         self._start_s = 0.0
@@ -86,7 +88,7 @@ class LiveDecoder:
         self._times.append(time)
         self._waiting.append(frame)
         self._place.push(frame)
-        first = time - (STRETCHES * self._decoder.config.denoiser.patch + self._delay) / FRAME_RATE
+        first = time - (self._size + self._delay) / FRAME_RATE
         while len(self._times) > 2 and self._times[1] < first:
             self._times.popleft()
             self._numbers.popleft()
@@ -122,9 +124,8 @@ class LiveDecoder:
         last = self._windows[-1].newest if self._windows else -1
         if needed <= last and newest - last < self._hop:
             return
-        patch = self._decoder.config.denoiser.patch
-        end = (newest // patch + 1) * patch
-        start = max(end - STRETCHES * patch, 0)
+        end = (newest // self._patch + 1) * self._patch
+        start = max(end - self._size, 0)
         times = torch.tensor(self._times, dtype=torch.float64) - self._start_s
         places = frame_places(times, torch.arange(start, end, dtype=torch.float64) / FRAME_RATE)
         numbers = sample_frames(torch.cat(list(self._numbers)), places)
