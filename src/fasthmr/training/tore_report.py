@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from fasthmr.benchmark.counters import count
 from fasthmr.checkpoints.files import open_weights
 from fasthmr.data.augment import RecordStore
 from fasthmr.data.hands import SyntheticHands, write_hands
@@ -21,7 +22,7 @@ from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError
 from fasthmr.evaluation.metrics import bootstrap_interval
 from fasthmr.io.atomic import write_bytes
-from fasthmr.models.mesh import MeshModel, build_mesh_head
+from fasthmr.models.mesh import MeshModel
 from fasthmr.reduction.gtr import NeuralShapeRegressor
 from fasthmr.training.tore import HOURS
 from fasthmr.training.tore_data import BodyCrops, HandCrops, Kind, MeshBatch, MeshSource, mesh_subject
@@ -120,7 +121,7 @@ _SETTINGS = ("seed", "steps", "batch_size", "learning_rate", "width", "layers")
 
 
 def _measured(config: ToreReportConfig, path: Path, sources: Sources) -> _Run:
-    model = cast(MeshModel, load_model(path))
+    model = cast(MeshModel, load_model(path)).requires_grad_(False)
     settings = json.loads(open_weights(path).metadata["settings"])
     kind, size = settings["kind"], model.config.encoder.image_size
     subject = mesh_subject(kind)
@@ -168,10 +169,14 @@ def _cells(run: _Run, names: tuple[str, ...]) -> str:
 
 
 def _macs(run: _Run) -> str:
-    head = build_mesh_head(run.model.config.head, run.model.config.tokens, run.model.config.regressor)
+    """Thousands of parameters of the head, and millions of products that it computes for a picture."""
+    head, encoder = run.model.head, run.model.config.encoder
+    maps = run.model.encoder(torch.zeros(1, 3, *encoder.image_size))[-1]
+    head(maps)  # what weights alone decide is computed once
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        head(maps)
     parameters = sum(parameter.numel() for parameter in head.parameters())
-    whole, trunk = count(run.model.config).macs, count(run.model.config.encoder).macs
-    return f"{parameters / 1e3:.0f} | {(whole - trunk) / 1e6:.1f}"
+    return f"{parameters / 1e3:.0f} | {counter.get_total_flops() / 2e6:.1f}"
 
 
 def _table(runs: list[_Run], config: ToreReportConfig) -> list[str]:
