@@ -13,6 +13,7 @@ Key names are the published ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -210,7 +211,6 @@ class SwinStage(nn.Module):
     Args:
         window: Side of the windows.
         shift: Of every second block.
-        grid: Usual rows and columns.
         rates: Stochastic depth of each block.
     """
 
@@ -222,7 +222,6 @@ class SwinStage(nn.Module):
         heads: int,
         window: int,
         shift: int,
-        grid: tuple[int, int],
         rates: list[float],
         merges: bool,
     ) -> None:
@@ -241,7 +240,6 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(dim) if merges else nn.Identity()
         self._kept: dict[tuple[tuple[int, int], torch.device], tuple[WindowLayout, WindowLayout]] = {}
-        self._layouts(grid, torch.device("cpu"))
 
     def forward(self, x: Map) -> Map:
         size = (x.shape[1], x.shape[2])
@@ -252,19 +250,16 @@ class SwinStage(nn.Module):
         return tokens.unflatten(1, size)
 
     def _layouts(self, size: tuple[int, int], device: torch.device) -> tuple[WindowLayout, WindowLayout]:
-        """Windows as they are and shifted; they depend on the size of the map alone and are kept."""
+        """Windows as they are and shifted; they depend on the size of the map alone, the last are kept."""
         kept = self._kept.get((size, device))
-        if kept is not None:
-            return kept
-        if torch.compiler.is_compiling():
-            return self._both(size, device)
-        with torch.inference_mode(False):
-            self._kept[size, device] = self._both(size, device)
-        return self._kept[size, device]
-
-    def _both(self, size: tuple[int, int], device: torch.device) -> tuple[WindowLayout, WindowLayout]:
-        plain = window_layout(size, self.window, 0, device)
-        return plain, window_layout(size, self.window, self.shift, device) if self.shift else plain
+        if kept is None:
+            with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False):
+                plain = window_layout(size, self.window, 0, device)
+                shifted = window_layout(size, self.window, self.shift, device) if self.shift else plain
+            kept = (plain, shifted)
+            if not torch.compiler.is_compiling():
+                self._kept = {(size, device): kept}
+        return kept
 
 
 class Swin(nn.Module):
@@ -287,7 +282,6 @@ class Swin(nn.Module):
                 heads=config.heads[stage],
                 window=config.stage_window(stage),
                 shift=config.stage_shift(stage),
-                grid=config.grids[stage],
                 rates=rates[starts[stage] : starts[stage] + config.depths[stage]],
                 merges=stage < stages - 1,
             )
