@@ -204,21 +204,24 @@ class _Scan(torch.autograd.Function):
         (dy,) = (gradient.unsqueeze(-1) for gradient in gradients)
         delta = (F.softplus(raw) if ctx.softplus else raw).unsqueeze(-1)
         u, B, C = u.unsqueeze(-1), B.unsqueeze(-2), C.unsqueeze(-2)
-        decay = (delta * A).exp_()
-        h = delta * u * B
-        recurrence_(decay.clone().flatten(-2), h.flatten(-2), reverse=ctx.reverse)
+        decay = (delta * (A * _LOG2_E)).exp2_()
+        scratch, drive = decay.clone(), delta * u
+        h = drive * B
+        recurrence_(scratch.flatten(-2), h.flatten(-2), reverse=ctx.reverse)
+        d_C = torch.mul(dy, h, out=scratch).sum(-2)
         g = dy * C  # of the drives, once what later tokens make of them is added
         following = previous(decay, reverse=not ctx.reverse)
         recurrence_(following.flatten(-2), g.flatten(-2), reverse=not ctx.reverse)
         d_log_decay = previous(h, reverse=ctx.reverse).mul_(decay).mul_(g)
-        into = (g * B).sum(-1, keepdim=True)
-        d_delta = ((d_log_decay * A).sum(-1, keepdim=True) + u * into).squeeze(-1)
-        return (
-            (delta * into).squeeze(-1),
-            d_delta * raw.sigmoid() if ctx.softplus else d_delta,
-            (d_log_decay * delta).sum((0, 1, 2)),
-            (g * delta * u).sum(-2),
-            (dy * h).sum(-2),
-            None,
-            None,
-        )
+        d_B = torch.mul(g, drive, out=scratch).sum(-2)
+        d_A = torch.mul(d_log_decay, delta, out=scratch).sum((0, 1, 2))
+        into = _sum_states(g.mul_(B))
+        d_delta = _sum_states(d_log_decay.mul_(A)).addcmul_(u.squeeze(-1), into)
+        if ctx.softplus:
+            d_delta.mul_(raw.sigmoid())
+        return into.mul_(delta.squeeze(-1)), d_delta, d_A, d_B, d_C, None, None
+
+
+def _sum_states(x: Tensor) -> Tensor:
+    """The sum over the last axis, without a copy where it has one number."""
+    return x.squeeze(-1) if x.shape[-1] == 1 else x.sum(-1)
