@@ -23,6 +23,7 @@ from fasthmr.training.self_mask import (
     silhouettes,
     train_self_mask,
 )
+from fasthmr.types import BodyParams
 from tests.small_models import small_keypoint_hmr
 
 
@@ -49,8 +50,8 @@ def bright_people(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return noise + 8 * mask[:, None], mask
 
 
-@pytest.mark.parametrize(("make", "after", "iou"), [(make_keypoint_hmr, 0, 0.35), (make_hmr, 1, 0.75)])
-def test_the_head_learns_to_find_the_person(make, after, iou):
+@pytest.mark.parametrize(("make", "after"), [(make_keypoint_hmr, 0), (make_hmr, 1)])
+def test_the_head_learns_to_find_the_person(make, after):
     model = make().train()
     batches = PictureBatches(*bright_people(96, 0), batch_size=12)
     config = SelfMaskTraining(steps=400)
@@ -67,8 +68,8 @@ def test_the_head_learns_to_find_the_person(make, after, iou):
     plan = TokenMergePlan(counts=(0, 12) if after else (12,))
     reduced = reduce_model(model, tokens=plan, self_mask=head)
     assert reduced.encoder(pixels)[-1].shape[0] == 16
-    again = train_self_mask(model, batches, config, head=size)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in head.state_dict().items())
+    first, second = (train_self_mask(model, batches, SelfMaskTraining(steps=10), head=size) for _ in range(2))
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
 @pytest.mark.parametrize("make", [make_keypoint_hmr, make_hmr])
@@ -84,11 +85,7 @@ def test_silhouettes_lie_where_the_body_is_projected(make):
         params, camera = output.params, output.camera
     else:
         pose = model.head(features).pose
-        rest = body.rest_params(2)
-        params = type(rest)(
-            global_orient=pose.rotmats[:, :1], body_pose=pose.rotmats[:, 1:], betas=pose.betas
-        )
-        camera = pose.camera
+        params, camera = BodyParams.of_rotmats(pose.rotmats, pose.betas), pose.camera
     spots = (project_to_crop(body.joints(params), camera) * 64 + torch.tensor([24.0, 32.0])).long()
     inside = ((spots >= 0) & (spots < torch.tensor([48, 64]))).all(-1)
     assert int(inside.sum()) > 20

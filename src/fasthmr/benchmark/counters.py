@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fasthmr.benchmark.products import ProductCounter
 from fasthmr.benchmark.published_forms import rule_for, scan_operations
+from fasthmr.checkpoints.loading import build_empty
 from fasthmr.layers.ss2d import SS2D
 from fasthmr.zoo.registry import ModelConfig
 
@@ -97,21 +97,7 @@ def count(
 
 def build_for_counting(config: ModelConfig) -> nn.Module:
     """The model of a configuration in evaluation mode, with shapes alone."""
-    with torch.device("meta"), _Unfilled():
-        return config.build().eval()
-
-
-@no_type_check  # runs for every operation
-class _Unfilled(TorchFunctionMode):
-    """Leaves out initial weights: tensors with shapes alone have no place for them."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"]
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs)
+    return build_empty(config).eval()
 
 
 def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:

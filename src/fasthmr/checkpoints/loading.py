@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,7 @@ def build_empty(config: Any) -> nn.Module:
         return config.build()
 
 
+@no_type_check  # runs for every operation
 class _NoRandomNumbers(TorchFunctionMode):
     """Leaves out the drawing of initial weights; on "meta" it costs seconds of imports and gives nothing."""
 
