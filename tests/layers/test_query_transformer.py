@@ -70,3 +70,21 @@ def test_sine_code_counts_from_one_and_puts_rows_first():
 def test_sizes_are_checked():
     with pytest.raises(ValueError, match="multiple of 4 and of heads"):
         QueryTransformerConfig(dim=18, heads=4)
+
+
+def test_attention_is_what_the_last_layer_reads_with():
+    model, tables, neighbours, context, camera = parts()
+    positions = sine_positions(2, 3, 16)
+    heard = []
+    layer = model.decoder.layers[-1].multihead_attn
+
+    def mix(q, k, v, neighbours=None):
+        heard.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1))
+        return whole(q, k, v, neighbours)
+
+    whole, layer.mix = layer.mix, mix
+    with torch.no_grad():
+        model(context, camera, tables, positions, neighbours)
+        found = model.attention(context, camera, tables, positions, neighbours)
+    assert found.shape == (3, 4, 7, 6)
+    torch.testing.assert_close(found, heard[0])
