@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fasthmr.errors import InputError, UsageError
+from fasthmr.io import decoded_video
 from fasthmr.io.video import open_video
 from fasthmr.results import Clip, PoseClip
 from fasthmr.runtime.batch import ItemReport
@@ -226,8 +227,9 @@ def test_boxes_and_delays_that_make_no_sense(make, plug, tmp_path: Path) -> None
 
 @pytest.fixture
 def broadcast(tmp_path: Path) -> Iterator[Callable[[int, int], str]]:
-    """An http server that sends frames as MPEG-TS in real time and says nothing of their number."""
-    servers = []
+    """An http server that sends frames as MPEG-TS in real time, says nothing of their number, and hangs
+    where it is told to send fewer than there are."""
+    servers, hang_up = [], threading.Event()
 
     def start(frames: int, sent: int) -> str:
         path = tmp_path / "live.ts"
@@ -253,6 +255,8 @@ def broadcast(tmp_path: Path) -> Iterator[Callable[[int, int], str]]:
                     time.sleep(max(begin + index / FPS - time.monotonic(), 0))
                     part = data[index * step : (index + 1) * step]
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                if sent < frames:
+                    hang_up.wait(5)
                 self.wfile.write(b"0\r\n\r\n")
 
             def log_message(self, *args: object) -> None: ...
@@ -263,6 +267,7 @@ def broadcast(tmp_path: Path) -> Iterator[Callable[[int, int], str]]:
         return f"http://127.0.0.1:{server.server_port}/live.ts"
 
     yield start
+    hang_up.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -278,6 +283,15 @@ def test_a_stream_in_real_time(make, broadcast, tmp_path: Path) -> None:
     assert clip.times[-1] == pytest.approx(59 / FPS, abs=0.01)
 
 
-def test_an_empty_stream(make, broadcast) -> None:
-    with pytest.raises(InputError):
+def test_a_stream_that_falls_silent(make, broadcast, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded_video, "_STREAM_TIMEOUT", 1.0)
+    stream = make().stream(broadcast(60, 40))
+    frames = list(stream)
+    assert 3 <= len(frames) < 60
+    assert stream.damage is not None and stream.damage.reason == "reading stopped (no data for 1 s)"
+
+
+def test_an_empty_stream(make, broadcast, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded_video, "_STREAM_TIMEOUT", 1.0)
+    with pytest.raises(InputError, match="no data for 1 s"):
         make().stream(broadcast(3, 0))

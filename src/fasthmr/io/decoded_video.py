@@ -101,7 +101,7 @@ class DecodedVideo(VideoReader):
             try:
                 packet = next(packets, None)
             except FFmpegError as error:
-                self._note(f"reading stopped ({error.strerror})")
+                self._note(f"reading stopped ({_reason(error)})")
                 packet = None
             if packet is None:
                 return
@@ -200,8 +200,15 @@ def _open(url: str, name: str, live: bool) -> Any:
             raise InputError(
                 f"{name}: not a video, or its index is missing because the file is cut off; copy it anew"
             ) from error
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be opened ({reason})") from error
+        raise InputError(f"{name}: cannot be opened ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    from av.error import ExitError
+
+    if isinstance(error, ExitError):
+        return f"no data for {_STREAM_TIMEOUT:g} s"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _video_stream(container: Any, name: str) -> Any:

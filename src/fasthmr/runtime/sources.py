@@ -109,7 +109,8 @@ def find_pictures(sources: Sequence[str]) -> Sources:
 def as_live(source: str) -> Live | None:
     """A camera or stream, if the source is one and not the name of a file."""
     if "://" in source:
-        last = source.split("://", 1)[1].split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        host, _, path = source.split("://", 1)[1].split("?")[0].rstrip("/").partition("/")
+        last = path.rsplit("/", 1)[-1] or host.replace(".", "_")  # what follows the last dot is no suffix
         return Live(
             address=source, name=re.sub(r"[^\w.-]+", "_", last)[:_LONGEST_STEM].strip(".") or "stream"
         )
