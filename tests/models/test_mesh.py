@@ -87,6 +87,24 @@ def test_shapes_batches_gradients_and_json(name):
     assert without == []
 
 
+def test_upright_pictures_are_the_middle_columns():
+    config = replace(
+        CONFIGS["gtr"],
+        encoder=replace(TRUNK, image_size=(128, 64)),
+        head=replace(FAST, grid=(4, 2), learned_levels=0),
+    )
+    model, pixels = ready(config), torch.randn(1, 3, 128, 128)
+    outside = pixels.clone()
+    outside[..., :32] = outside[..., 96:] = 0
+    with torch.no_grad():
+        whole, cut = model(pixels), model(outside)
+        coarse = model.head(model.encoder(pixels[..., 32:96])[-1], levels=1)
+    assert model.crop_size == 128 and torch.equal(whole.vertices[-1], cut.vertices[-1])
+    assert len(coarse.vertices) == 1 and torch.equal(coarse.vertices[0], whole.vertices[0])
+    with pytest.raises(ValueError, match="wider than high"):
+        replace(CONFIGS["gtr"], encoder=replace(TRUNK, image_size=(64, 96)))
+
+
 def test_learned_tokens_without_image_tokens():
     output = ready(CONFIGS["gtr_itp"])(torch.randn(1, 3, 64, 64))
     assert output.clusters is not None and output.clusters.shape == (1, 3, 4)
