@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from fasthmr.io.images import write_image
 
-_COLOURS = ((30, 30, 30), (235, 150, 120), (70, 110, 220), (30, 150, 70), (170, 60, 170))
+_COLOURS = ((30, 30, 30), (20, 150, 60), (70, 110, 220), (240, 170, 150), (170, 60, 170))
 """Red, green, blue; those of the first curves."""
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 64, 34, 12, 34
