@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.checkpoints.hierarchical import GMF_TABLE, SWIN_TABLE, init_hierarchical
 from fasthmr.checkpoints.swin_names import official_swin
-from fasthmr.checkpoints.truncated import TRUNCATED_HMR_LAYOUT, TRUNCATED_HMR_TABLE, TRUNCATED_POSE_TABLE
+from fasthmr.checkpoints.truncated import TRUNCATED_HMR_TABLE, TRUNCATED_POSE_TABLE
 from fasthmr.encoders import registry as encoder_registry
 from fasthmr.encoders.groupmixformer import GroupMixFormerConfig
 from fasthmr.encoders.swin import PatchMerging, SwinConfig
@@ -270,13 +269,36 @@ def test_files_of_ours(tmp_path):
     assert all(key.startswith("head.") for key in init_hierarchical(encoder, tmp_path / "w.safetensors"))
 
 
-@pytest.mark.parametrize("key", ["backbone.match.weight", "backbone.encoder.patch_embed.proj.weight"])
-def test_files_that_lack_a_part(tmp_path, key):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("backbone.match.weight", "an encoder of 2 stages, and backbone.match.weight is missing"),
+        ("backbone.encoder.patch_embed.proj.weight", "no hierarchical encoder among the keys"),
+        ("backbone.encoder.layers.0.blocks.0.mlp.fc1.weight", "without the key 'layers.0.blocks.0.mlp.fc1"),
+        ("smpl_head.transformer.transformer.layers.0.1.fn.to_q.weight", "has no matrix"),
+    ],
+)
+def test_files_that_lack_a_part(tiny_presets, tmp_path, key, message):
     state = {TRUNCATED_HMR_TABLE.published(k): t for k, t in weights(models("swin", 2)[0]).items()}
-    with pytest.raises(CheckpointMismatch, match=r"is missing|no hierarchical encoder"):
-        TRUNCATED_HMR_LAYOUT.config(
-            {k: tuple(t.shape) for k, t in state.items() if k != key}, Path("d2-a3x4-m10/w.ckpt")
-        )
+    del state[key]
+    folder = tmp_path / "d2-a3x4-m10"
+    folder.mkdir()
+    save_file(state, folder / "w.safetensors")
+    with pytest.raises(CheckpointMismatch, match=re.escape(message)):
+        load_model(folder / "w.safetensors")
+    with pytest.raises(CheckpointMismatch, match="keys do not fit 'tiny_s3'"):
+        create_model("tiny_s3", checkpoint=folder / "w.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 3, 4), (8, 3, 4, 4, 1), (0, 3, 4, 4), (3, 3, 4, 4)])
+def test_files_of_odd_shapes(tmp_path, shape):
+    state = weights(SWIN)
+    state["patch_embed.proj.weight"] = torch.zeros(shape)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointMismatch):
+        load_model(tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointMismatch):
+        init_hierarchical(truncate(SWIN, 3).build(), tmp_path / "w.safetensors")
 
 
 def test_tables_ignore_what_is_computed():

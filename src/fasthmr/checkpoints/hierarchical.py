@@ -70,6 +70,19 @@ class Family:
         """Tensors or shapes under official names."""
         return cast(Any, self.table.prepare)(state)
 
+    def from_shapes(self, shapes: Shapes) -> HierarchicalConfig:
+        """The configuration that shapes under official names say.
+
+        Raises:
+            CheckpointMismatch: Parts are missing, or do not fit each other.
+        """
+        try:
+            return self.config(shapes)
+        except KeyError as error:
+            raise CheckpointMismatch(f"a {self.name} without the key {error}") from None
+        except (IndexError, ValueError, TypeError, ArithmeticError) as error:
+            raise CheckpointMismatch(f"not a usable {self.name} ({error})") from None
+
     def dropped(self, key: str, stages: int) -> str | None:
         """Why a key of a file has no place in an encoder of so many stages, or None."""
         if (found := re.match(self.stages, key)) and int(found[1]) >= stages:
@@ -280,9 +293,9 @@ def _check_sizes(family: Family, shapes: Shapes, config: HierarchicalConfig, fil
         CheckpointMismatch: They are not.
     """
     try:
-        theirs = family.config(shapes)
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointMismatch(f"{file}: not a usable {family.name} ({error})") from None
+        theirs = family.from_shapes(shapes)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(f"{file}: {error}") from None
     stages = len(config.depths)
     if len(theirs.depths) >= stages and same_weights(theirs.truncated(stages), config.truncated(stages)):
         return
@@ -309,7 +322,7 @@ def _layout(family: Family) -> Layout:
         name=f"{family.name} (ImageNet)",
         table=family.table,
         matches=lambda shapes: family_of(family.named(shapes)) is family,
-        config=lambda shapes, path: family.config(family.named(shapes)),
+        config=lambda shapes, path: family.from_shapes(family.named(shapes)),
         preset=lambda shapes: None,
         licence=family.licence,
     )

@@ -54,7 +54,7 @@ def truncated_from_shapes(shapes: Shapes) -> TruncatedConfig:
     found = find_encoder(shapes)
     if found is None or found[0] != _ENCODER:
         raise CheckpointMismatch(f"no hierarchical encoder among the keys '{_ENCODER}*'")
-    encoder = found[1].config(found[2])
+    encoder = found[1].from_shapes(found[2])
     stages, match = len(encoder.depths), shapes.get(_MATCH)
     if (match is None) != (stages == 3) or (match is not None and len(match) != 4):
         said = "is missing" if match is None else f"is {match}"
@@ -128,7 +128,7 @@ def _swin_pose_config(shapes: Shapes, path: Path) -> PoseConfig:
     found = find_encoder(shapes)
     if found is None:
         raise CheckpointMismatch(f"{path}: no Swin among the keys 'backbone.*'")
-    encoder = found[1].config(found[2])
+    encoder = found[1].from_shapes(found[2])
     head = heatmap_head(shapes, encoder.widths[-1])
     flip_pairs = FLIP_PAIRS.get(head.keypoints, ())
     return PoseConfig(encoder=encoder, head=head, flip_pairs=flip_pairs, decoding="shift", shift_flipped=True)
