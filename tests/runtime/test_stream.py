@@ -295,3 +295,24 @@ def test_an_empty_stream(make, broadcast, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(decoded_video, "_STREAM_TIMEOUT", 1.0)
     with pytest.raises(InputError, match="no data for 1 s"):
         make().stream(broadcast(3, 0))
+
+
+def test_a_file_on_a_server_waits_for_its_reader(make, plug, tmp_path: Path) -> None:
+    plug(20)
+    predict(make(max_frames=6), 0, tmp_path, ("overlay",))
+    data = (tmp_path / "camera0.overlay.mp4").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        stream = make(seconds=0.1).stream(f"http://127.0.0.1:{server.server_port}/clip.mp4")
+        assert [frame.index for frame in stream] == list(range(6)) and stream.dropped == 0
+        server.shutdown()
