@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from fasthmr.geometry.meshes import vertex_normals
@@ -82,9 +82,10 @@ def _draw(
     depth = torch.full((size[0] * size[1],), torch.inf)
     colors = torch.empty(len(depth), 3)
     for start in range(0, len(meshes), _MESHES_AT_ONCE):
-        vertices, faces, lit = _join(meshes[start : start + _MESHES_AT_ONCE], start)
+        vertices, faces, albedo = _join(meshes[start : start + _MESHES_AT_ONCE], start)
         fragments = rasterize(vertices, faces, K, size, cull=cull)
-        seen, ink = interpolate_seen(fragments, lit[faces])
+        lit = _lit(vertices, faces, albedo, fragments.face_id)
+        seen, ink = interpolate_seen(fragments, _of(lit, faces))
         if len(meshes) <= _MESHES_AT_ONCE:
             return seen, ink
         here = fragments.depth.view(-1)[seen]
@@ -95,7 +96,7 @@ def _draw(
 
 
 def _join(meshes: Sequence[Mesh], first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Meshes as one, with the sRGB colour of each vertex under the lamps.
+    """Meshes as one: vertices, faces and the linear colour of each vertex.
 
     Args:
         first: Place of the first one among all, for its colour in the palette.
@@ -104,16 +105,37 @@ def _join(meshes: Sequence[Mesh], first: int) -> tuple[Tensor, Tensor, Tensor]:
     start = 0
     for index, mesh in enumerate(meshes, start=first):
         points = mesh.vertices.detach().float().cpu()
-        triangles = mesh.faces.long().cpu()
         albedo = mesh.vertex_colors
         if albedo is None:
             albedo = points.new_tensor(person_color(index)).expand_as(points)
-        lit = shade(vertex_normals(points, triangles), points, albedo.detach().float().cpu())
         vertices.append(points)
-        faces.append(triangles + start)
-        colors.append(to_srgb(lit))
+        faces.append(mesh.faces.long().cpu() + start)
+        colors.append(albedo.detach().float().cpu())
         start += len(points)
     return torch.cat(vertices), torch.cat(faces), torch.cat(colors)
+
+
+def _lit(
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    albedo: Float[Tensor, "vertices 3"],
+    face_id: Int[Tensor, "height width"],
+) -> Float[Tensor, "vertices 3"]:
+    """The sRGB colour of vertices under the lamps; zero for those that are not seen."""
+    seen = torch.zeros(len(faces), dtype=torch.bool)
+    seen[face_id[face_id >= 0]] = True
+    used = torch.zeros(len(vertices), dtype=torch.bool)
+    used[faces[seen].view(-1)] = True
+    index = used.nonzero()[:, 0]
+    normals = vertex_normals(vertices, faces[_of(used, faces).any(1)])[index]
+    lit = torch.zeros_like(vertices)
+    lit[index] = to_srgb(shade(normals, vertices[index], albedo[index]))
+    return lit
+
+
+def _of(values: Shaped[Tensor, "vertices *rest"], faces: Int[Tensor, "faces 3"]) -> Tensor:
+    """Values at the corners of each face, (faces, 3, ...); twice as fast as plain indexing."""
+    return values.index_select(0, faces.view(-1)).view(*faces.shape, *values.shape[1:])
 
 
 def _visible_region(vertices: Tensor, K: Tensor, size: tuple[int, ...]) -> tuple[int, int, int, int]:
