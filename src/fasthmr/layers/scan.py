@@ -78,8 +78,8 @@ def selective_scan(
 ) -> Float[Tensor, "batch channels tokens"]:
     """What `selective_scan_reference` computes, many chunks of tokens at once.
 
-    Token by token all channels lie beside each other in the memory of the result, and are best laid out so in
-    `u` and `delta` too: then nothing is copied.
+    In memory the result lies token by token, all channels beside each other. Where `u` and `delta` do too,
+    they are read in place; otherwise they are copied.
     """
     if torch.compiler.is_compiling():
         sizes = delta if delta_bias is None else delta + delta_bias[:, None]
@@ -91,7 +91,8 @@ def selective_scan(
 
     def chunked(x: Float[Tensor, "width tokens"]) -> Tokens:
         x = F.pad(x, (0, missing)) if missing else x
-        return x.T.contiguous().unflatten(0, (-1, steps))[None]
+        by_token = x.T if x.stride(0) == 1 else x.T.contiguous()
+        return by_token.unflatten(0, (-1, steps))[None]
 
     scanned = []
     for sample, group in product(range(batch), range(groups)):  # one at a time fits into a processor's cache
