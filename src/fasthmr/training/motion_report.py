@@ -111,8 +111,8 @@ def report(config: MotionReportConfig) -> Path:
         f"`fasthmr report motion`: {len(pairs[config.model])} rendered clips of unseen subjects, {frames} "
         "frames at 30 a second. Joints (24) and vertices relative to the pelvis, mm; acceleration errors in "
         "mm a frame squared. In brackets 95 % intervals of the mean when clips are drawn again; changes are "
-        "means of pairs, against the same image model without a filter. Speed: frames that a filter takes in a "
-        "second of processor time.",
+        "means of pairs, against the same image model without a filter. Speed: frames that a filter takes in "
+        "a second of processor time.",
         "",
         "| | MPJPE | PA-MPJPE | PVE | acceleration error | change of MPJPE | of PA-MPJPE | frames/s |",
         "|---|---|---|---|---|---|---|---|",
