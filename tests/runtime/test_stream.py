@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from fasthmr.errors import InputError, UsageError
+from fasthmr.errors import InputError, ResourceError, UsageError
 from fasthmr.io import decoded_video
-from fasthmr.io.video import open_video
+from fasthmr.io.video import VideoWriter, open_video
 from fasthmr.results import Clip, PoseClip
 from fasthmr.runtime.batch import ItemReport
 from fasthmr.runtime.pipeline import Pipeline
@@ -316,3 +316,17 @@ def test_a_file_on_a_server_waits_for_its_reader(make, plug, tmp_path: Path) -> 
         stream = make(seconds=0.1).stream(f"http://127.0.0.1:{server.server_port}/clip.mp4")
         assert [frame.index for frame in stream] == list(range(6)) and stream.dropped == 0
         server.shutdown()
+
+
+def test_r14_a_drawing_that_cannot_be_written_ends_the_camera(
+    make, plug, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: VideoWriter, rgb: np.ndarray, time_s: float) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    camera, threads_before = plug(1000), threading.active_count()
+    with pytest.raises(ResourceError):
+        predict(make(), 0, tmp_path, ("overlay",))
+    assert camera.released and threading.active_count() <= threads_before
+    assert not list(tmp_path.glob("*.mp4"))

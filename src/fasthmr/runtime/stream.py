@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -112,6 +112,8 @@ class Stream:
         check_tracking(pipeline)
         self._pipeline, self._reader, self._options = pipeline, reader, options
         self._source, self._watch, self._stop = source, watch or Stopwatch(), stop
+        self._open = ExitStack()
+        self._open.callback(reader.close)
         self._newest: Newest[tuple[VideoFrame, float]] | None = None
         self._filters: dict[int, tuple[LiveFilter, float]] = {}
         self._given = 0
@@ -137,9 +139,7 @@ class Stream:
 
     def close(self) -> None:
         """Frees the source; the frames that still wait are lost."""
-        if self._newest is not None:
-            self._newest.close()
-        self._reader.close()
+        self._open.close()
 
     def __enter__(self) -> Stream:
         return self
@@ -147,13 +147,12 @@ class Stream:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[LiveFrame]:
+    def __iter__(self) -> Generator[LiveFrame, None, None]:
         options = self._options
         waiting: deque[_Waiting] = deque()
         taken = 0
-        with ExitStack() as sources:
-            sources.callback(self.close)
-            for frame, arrived_s in watched(self._arrivals(sources), self._watch, "read"):
+        with self:
+            for frame, arrived_s in watched(self._arrivals(), self._watch, "read"):
                 waiting.append(self._take(frame, arrived_s, taken))
                 taken += 1
                 while waiting and frame.time_s - waiting[0].frame.time_s >= options.delay - _ROUNDING_S:
@@ -164,15 +163,15 @@ class Stream:
                 yield self._give(waiting.popleft())
         self.damage = self._reader.damage
 
-    def _arrivals(self, sources: ExitStack) -> Iterator[tuple[VideoFrame, float]]:
+    def _arrivals(self) -> Iterator[tuple[VideoFrame, float]]:
         every = self._options.every
         frames = ((frame, time.monotonic()) for frame in self._reader if frame.index % every == 0)
         yield from islice(frames, 1)  # everything is made ready with it, which takes longer than any other
         if self._reader.paced:
-            self._newest = Newest(frames, self._stop)
+            self._newest = self._open.enter_context(closing(Newest(frames, self._stop)))
             yield from self._newest
         else:
-            yield from sources.enter_context(closing(prefetch(frames, 1, self._stop)))
+            yield from self._open.enter_context(closing(prefetch(frames, 1, self._stop)))
 
     @torch.inference_mode()
     def _take(self, frame: VideoFrame, arrived_s: float, index: int) -> _Waiting:

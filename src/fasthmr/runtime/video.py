@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,15 +156,13 @@ def _record_stream(
 ) -> Recording:
     """Reads a stream to its end; its frames are drawn as they come, where that is asked for."""
     recorder = StreamRecorder(stream)
-    with shared_cores(1 if painting is None else 2):
-        for live in stream:
+    with shared_cores(1 if painting is None else 2), closing(iter(stream)) as frames:
+        for live in frames:
             recorder.add(live)
             if painting is not None:
                 painting.put(live)
             if progress is not None:
                 progress(recorder.frames)
-    if not recorder.frames:
-        raise KeyboardInterrupt  # stopped before the first frame
     return recorder.recording()
 
 
