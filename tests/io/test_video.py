@@ -204,6 +204,16 @@ def test_r7_covered_up_errors_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_r7_a_sector_of_zeros_is_told(tmp_path: Path) -> None:
+    """Decoders take it for picture data and say nothing."""
+    path = noisy(tmp_path / "a.mp4")
+    start, size = packets(path)[0]
+    spoil(path, start + size // 2, bytes(min(512, size // 4)))
+    reader, frames = read(path)
+    assert reader.damage is not None and reader.damage.damaged >= 1
+    assert len(frames) == FRAMES
+
+
 def test_bytes_changed_at_random_end_in_frames_or_a_refusal(tmp_path: Path) -> None:
     whole = noisy(tmp_path / "a.mp4", {"movflags": "faststart"}).read_bytes()
     random = np.random.default_rng(1)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fasthmr.errors import InputError
+from fasthmr.io.nal_units import is_damaged, length_size
 from fasthmr.io.video import FPS_RANGE, MAX_PIXELS, VideoDamage, VideoFrame, VideoReader, check_size
 from fasthmr.results import DEFAULT_FPS
 
@@ -96,6 +97,9 @@ class DecodedVideo(VideoReader):
         from av.error import FFmpegError
 
         packets = self._container.demux(self._stream)
+        context = self._stream.codec_context
+        units = length_size(context.name, context.extradata)
+        flawed: set[int | None] = set()  # times of frames whose data break the rules
         lost = False
         while True:
             try:
@@ -109,6 +113,8 @@ class DecodedVideo(VideoReader):
             self._discarded += packet.is_discard
             if lost and packet.size and not packet.is_keyframe:
                 continue
+            if units is not None and packet.size and is_damaged(bytes(packet), units):
+                flawed.add(packet.pts)
             try:
                 frames = packet.decode()
                 lost = False
@@ -117,7 +123,7 @@ class DecodedVideo(VideoReader):
                 frames = self._drain()
                 lost = True
             for frame in frames:
-                if frame.is_corrupt:
+                if frame.is_corrupt or frame.pts in flawed:
                     self._damaged += 1
                     self._note("the data are damaged (errors were covered up)")
                 yield frame
