@@ -311,10 +311,15 @@ def test_metro_starts_from_the_body_at_rest(gtr: bool, tmp_path: Path) -> None:
     )  # fmt: skip
     regressor = NSRConfig(dim=8, mlp_dim=6, layers=1) if gtr else None
     model = MeshModelConfig(encoder=TRUNK, head=head, regressor=regressor).build().eval()
-    with pytest.raises(UsageError, match=r"14 points of METRO's Human3.6M regressor.*--regressor"):
+    with pytest.raises(
+        UsageError, match=r"regressor of 17 joints, and the free body holds none: .*--regressor"
+    ):
         give_mesh(model, "tiny", body, None)
     joints = torch.zeros(17, body.num_vertices, dtype=torch.float64)
     joints[torch.arange(17), torch.arange(17) * 700] = 1
+    save_hierarchy(hierarchy, tmp_path / "ten.safetensors", joints[:10])
+    with pytest.raises(UsageError, match=r"of 17 joints, and .*ten.safetensors holds one of 10"):
+        give_mesh(model, "tiny", body, tmp_path / "ten.safetensors")
     save_hierarchy(hierarchy, tmp_path / "body.safetensors", joints)
     give_mesh(model, "tiny", body, tmp_path / "body.safetensors")
     template = model.head.tokens.template

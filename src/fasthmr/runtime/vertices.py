@@ -29,6 +29,9 @@ from fasthmr.io.hierarchy_files import HierarchyFile, load_hierarchy_file
 from fasthmr.models.mesh import BODY_JOINTS_OF_17, MeshModel, mesh_operators, rest_template
 from fasthmr.types import BodyParams, HMROutput
 
+REGRESSED_JOINTS = 17
+"""Rows of METRO's regressor, of which `models.mesh.BODY_JOINTS_OF_17` are tokens."""
+
 _HALF_TURN = 3.1416  # METRO's own value, that of the template its weights have seen
 
 
@@ -152,8 +155,8 @@ def give_mesh(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | N
     levels = model.head.config.mesh.vertices
     if len(file.hierarchy.sizes) < len(levels):
         raise UsageError(
-            f"{mesh}: a hierarchy of {_chain(file.hierarchy.sizes[::-1])} vertices; '{name}' needs "
-            f"{_chain(levels)}"
+            f"{mesh or 'the free body'}: a hierarchy of {_chain(file.hierarchy.sizes[::-1])} vertices; "
+            f"'{name}' needs {_chain(levels)}"
         )
     hierarchy = file.hierarchy.first(len(levels))
     hierarchy.check_body(body.num_vertices, body.name)
@@ -186,11 +189,12 @@ def _template(
         posed = body(_mean_hand(body, rest))
         joints, root = hand_points(body, posed.vertices, posed.joints), posed.joints[0]
     else:
-        if file.regressor is None:
+        rows = 0 if file.regressor is None else len(file.regressor)
+        if file.regressor is None or rows != REGRESSED_JOINTS:
             raise UsageError(
-                f"'{name}' starts from 14 points of METRO's Human3.6M regressor, which "
-                f"{mesh or 'the free body'} does not hold: fasthmr import mesh_downsampling.npz "
-                "--regressor J_regressor_h36m_correct.npy"
+                f"'{name}' starts from METRO's Human3.6M regressor of {REGRESSED_JOINTS} joints, and "
+                f"{mesh or 'the free body'} holds {f'one of {rows}' if rows else 'none'}: "
+                "fasthmr import mesh_downsampling.npz --regressor J_regressor_h36m_correct.npy"
             )
         turned = axis_angle_to_rotmat(torch.tensor([[_HALF_TURN, 0.0, 0.0]])).to(rest.global_orient)
         posed = body(replace(rest, global_orient=turned))
