@@ -23,11 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.encoders.truncated import register_hierarchical
-from fasthmr.layers.block import DropPath
-from fasthmr.layers.feedforward import FeedForward
-from fasthmr.layers.window import WindowAttention, WindowLayout, window_layout
-
-_NORM_EPS = 1e-5
+from fasthmr.layers.window import NORM_EPS, WindowBlock, WindowLayout, window_layout
 
 Map = Float[Tensor, "batch rows columns dim"]
 
@@ -143,7 +139,7 @@ class SwinPatches(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.proj = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)
-        self.norm = nn.LayerNorm(config.dim, eps=_NORM_EPS) if config.patch_norm else nn.Identity()
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS) if config.patch_norm else nn.Identity()
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Map:
         """Tokens of a picture, which is padded to whole patches."""
@@ -153,48 +149,12 @@ class SwinPatches(nn.Module):
         return self.norm(self.proj(image).permute(0, 2, 3, 1))
 
 
-class SwinBlock(nn.Module):
-    """x += attn(norm1(x)); x += mlp(norm2(x)), with attention in windows."""
-
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        window: int,
-        mlp_ratio: float | int = 4,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
-        self.attn = WindowAttention(dim=dim, heads=heads, window=window, qkv_bias=qkv_bias)
-        self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
-        self.mlp = FeedForward(dim=dim, hidden=int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def attend(
-        self, tokens: Float[Tensor, "batch tokens dim"], layout: WindowLayout
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens after the attention half."""
-        return tokens + self.drop_path(self.attn(self.norm1(tokens), layout))
-
-    def feed_forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens after the feed-forward half."""
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-
-    def forward(
-        self, tokens: Float[Tensor, "batch tokens dim"], layout: WindowLayout
-    ) -> Float[Tensor, "batch tokens dim"]:
-        return self.feed_forward(self.attend(tokens, layout))
-
-
 class PatchMerging(nn.Module):
     """Every 2 x 2 tokens become one of twice the width."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(4 * dim, eps=NORM_EPS)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(
@@ -228,7 +188,7 @@ class SwinStage(nn.Module):
         super().__init__()
         self.window, self.shift = window, shift
         self.blocks = nn.ModuleList(
-            SwinBlock(
+            WindowBlock(
                 dim=dim,
                 heads=heads,
                 window=window,
@@ -289,10 +249,10 @@ class Swin(nn.Module):
         )
         if config.convention == "dense":
             for number in self._out:
-                norm = nn.LayerNorm(config.widths[number - 1], eps=_NORM_EPS)
+                norm = nn.LayerNorm(config.widths[number - 1], eps=NORM_EPS)
                 self.add_module(f"norm{number - 1}", norm)
         if config.classes:
-            self.norm = nn.LayerNorm(config.widths[-1], eps=_NORM_EPS)
+            self.norm = nn.LayerNorm(config.widths[-1], eps=NORM_EPS)
             self.head = nn.Linear(config.widths[-1], config.classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fasthmr.layers.block import DropPath
 from fasthmr.layers.constant import WeightConstant
+from fasthmr.layers.feedforward import FeedForward
+
+NORM_EPS = 1e-5
+"""Of all norms of Swin."""
 
 _APART = -100.0
 """Added to the scores of pairs that only the shift brought together."""
@@ -144,3 +149,39 @@ class WindowAttention(nn.Module):
     def _position_scores(self, layout: WindowLayout) -> Float[Tensor, "windows_or_1 heads area area"]:
         scores = self.relative_position_bias_table[layout.relative].permute(2, 0, 1)[None].contiguous()
         return scores if layout.apart is None else scores + layout.apart[:, None].to(scores.dtype)
+
+
+class WindowBlock(nn.Module):
+    """x += attn(norm1(x)); x += mlp(norm2(x)), with attention in windows."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        window: int,
+        mlp_ratio: float | int = 4,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = WindowAttention(dim=dim, heads=heads, window=window, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = FeedForward(dim=dim, hidden=int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def attend(
+        self, tokens: Float[Tensor, "batch tokens dim"], layout: WindowLayout
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens after the attention half."""
+        return tokens + self.drop_path(self.attn(self.norm1(tokens), layout))
+
+    def feed_forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens after the feed-forward half."""
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens dim"], layout: WindowLayout
+    ) -> Float[Tensor, "batch tokens dim"]:
+        return self.feed_forward(self.attend(tokens, layout))

@@ -7,10 +7,11 @@ from typing import TypeVar
 from torch import nn
 
 from fasthmr.encoders.efficientnet import EfficientNet
-from fasthmr.encoders.groupmixformer import GroupMixFormer, PositionConv
+from fasthmr.encoders.groupmixformer import GroupMixFormer
 from fasthmr.encoders.hrnet import HRNet
 from fasthmr.encoders.resnet import ResNet
 from fasthmr.layers.folding import fold_batch_norms
+from fasthmr.layers.group_mix import PositionConv
 
 Network = TypeVar("Network", bound=nn.Module)
 
