@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,6 +51,7 @@ def decimate(
     return kept, place[left]
 
 
+@no_type_check  # here and below: called for every edge, where checks of types take longer than the work
 class _Mesh:
     """A mesh while edges collapse, and the candidates in the order of their cost."""
 
@@ -177,6 +179,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
 
 
+@no_type_check
 def _error(q: list[float], p: Point) -> float:
     aa, bb, cc, dd, ab, ac, ad, bc, bd, cd = q
     x, y, z = p
@@ -184,11 +187,13 @@ def _error(q: list[float], p: Point) -> float:
     return max(squares + 2 * (ab * x * y + ac * x * z + ad * x + bc * y * z + bd * y + cd * z), 0.0)
 
 
+@no_type_check
 def _normal(p: Point, q: Point, r: Point) -> Point:
     ax, ay, az = q[0] - p[0], q[1] - p[1], q[2] - p[2]
     bx, by, bz = r[0] - p[0], r[1] - p[1], r[2] - p[2]
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
+@no_type_check
 def _dot(p: Point, q: Point) -> float:
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
