@@ -72,9 +72,10 @@ def truncated_from_shapes(shapes: Shapes) -> TruncatedConfig:
 def _known(config: TruncatedConfig) -> tuple[str | None, TruncatedConfig]:
     """The registered encoder that a configuration from shapes is, with its name; else the configuration.
 
-    Of the first two stages of Swin-T and Swin-S, which are one network, it is Swin-T's.
+    The first stages of several encoders may be one network: those of presets come first, T before S.
     """
-    for name in reversed(list_encoders()):
+    in_order = sorted(list_encoders(), key=lambda name: (bool(_IN_ZOO.fullmatch(name)), name), reverse=True)
+    for name in in_order:
         known = encoder_config(name)
         if not isinstance(known, TruncatedConfig) or not same_weights(known.encoder, config.encoder):
             continue
