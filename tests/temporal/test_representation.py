@@ -15,15 +15,10 @@ from fasthmr.temporal.representation import (
     MOTION_CHANNELS,
     PoseRepresentation,
     Standardiser,
-    augment_clip,
     join_motion,
     resample,
-    resample_motion,
-    reverse,
     sample_frames,
     split_motion,
-    time_warp,
-    unit_twists,
 )
 from fasthmr.types import BodyParams
 
@@ -133,15 +128,6 @@ def test_statistics_of_nothing_are_refused(batches, reason):
         Standardiser(3).fit(batches)
 
 
-def test_resampling_keeps_the_ends_and_undoes_itself_where_frames_meet():
-    motion = REPRESENTATION.encode(moving_params(23))
-    longer = resample_motion(motion, 243)  # 242 is a multiple of 22
-    assert longer.shape == (243, 133)
-    torch.testing.assert_close(longer[[0, -1]], motion[[0, -1]])
-    torch.testing.assert_close(resample_motion(longer, 23), motion)
-    torch.testing.assert_close(split_motion(longer)[1].norm(dim=-1), torch.ones(243, 23))
-
-
 @given(frames=st.integers(1, 60), other=st.integers(1, 300))
 def test_resampling_straight_lines_is_exact(frames, other):
     line = torch.linspace(-1, 2, frames)[:, None] * torch.tensor([1.0, -3.0])
@@ -159,58 +145,3 @@ def test_sampling_between_and_beyond_frames():
     positions = torch.tensor([-1.0, 0.0, 0.25, 1.0, 1.5, 2.0, 7.0])
     expected = torch.tensor([0.0, 0.0, 0.25, 1.0, 2.5, 4.0, 4.0])
     torch.testing.assert_close(sample_frames(line, positions)[:, 0], expected)
-
-
-def test_backwards_twice_is_forwards():
-    motion = REPRESENTATION.encode(moving_params(9))
-    assert bool((reverse(motion)[0] == motion[-1]).all())
-    assert bool((reverse(reverse(motion)) == motion).all())
-
-
-@pytest.mark.parametrize(("speed", "frames"), [(0.75, 27), (1.0, 21), (1.5, 14)])
-def test_time_warp_plays_at_another_speed(speed, frames):
-    motion = REPRESENTATION.encode(moving_params(21))
-    clock = torch.arange(21.0)[:, None]
-    warped, times = time_warp(motion, clock, speed)
-    assert len(warped) == len(times) == frames
-    torch.testing.assert_close(times[:, 0], speed * torch.arange(frames))
-    torch.testing.assert_close(split_motion(warped)[1].norm(dim=-1), torch.ones(frames, 23))
-    part, times = time_warp(motion, clock, speed, frames=5, start=3.0)
-    torch.testing.assert_close(times[:, 0], 3 + speed * torch.arange(5))
-    torch.testing.assert_close(part, unit_twists(sample_frames(motion, times[:, 0])))
-
-
-@pytest.mark.parametrize(
-    "options", [{"speed": 0.0}, {"speed": 1.5, "frames": 15}, {"speed": 1.0, "start": -1.0}]
-)
-def test_time_warps_that_do_not_fit_are_refused(options):
-    with pytest.raises(ValueError, match="time_warp"):
-        time_warp(torch.zeros(21, 133), torch.zeros(21, 2), **options)
-
-
-@pytest.mark.parametrize("available", [1, 2, 20, 40, 200])
-def test_augmented_clips_keep_poses_and_features_together(available):
-    clock = torch.arange(float(available))[:, None]
-    motion = clock.expand(-1, 133)
-    generator = torch.Generator().manual_seed(0)
-    speeds, starts = set(), set()
-    for _ in range(60):
-        clip, features = augment_clip(motion, clock, 40, generator)
-        assert clip.shape == (40, 133) and features.shape == (40, 1)
-        torch.testing.assert_close(clip[:, :1], features)
-        step = features.diff(dim=0)
-        torch.testing.assert_close(step, step[:1].expand_as(step), atol=1e-4, rtol=0)
-        assert features.min() >= 0 and features.max() <= available - 1 + 1e-4
-        speeds.add(round(step[0].item(), 3))
-        starts.add(round(features.min().item(), 3))
-    if available == 200:
-        assert {-1.0, 1.0} <= speeds and len(speeds) > 15 and len(starts) > 20
-        assert all(0.75 <= abs(speed) <= 1.5 for speed in speeds)
-    if available <= 20:
-        assert {abs(speed) for speed in speeds} == {round((available - 1) / 39, 3)}
-
-
-def test_augmentation_repeats_with_its_seed():
-    motion, features = torch.randn(100, 133), torch.randn(100, 4)
-    clips = [augment_clip(motion, features, 30, torch.Generator().manual_seed(5)) for _ in range(2)]
-    assert bool((clips[0][0] == clips[1][0]).all()) and bool((clips[0][1] == clips[1][1]).all())

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -78,12 +77,6 @@ def join_motion(
     return torch.cat([points.flatten(-2), pairs.flatten(-2)], dim=-1)
 
 
-def unit_twists(motion: Float[Tensor, "*batch 133"]) -> Float[Tensor, "*batch 133"]:
-    """The same with (cosine, sine) pairs of length 1, as mixing frames does not leave them."""
-    points, pairs = split_motion(motion)
-    return join_motion(points, F.normalize(pairs, dim=-1, eps=1e-8))
-
-
 class Standardiser(nn.Module):
     """Numbers of mean 0 and variance 1 in each channel, with what that takes stored among the weights.
 
@@ -148,68 +141,3 @@ def resample(
         return sequence
     ends = 0, sequence.shape[-2] - 1
     return sample_frames(sequence, torch.linspace(*ends, frames, dtype=torch.float64, device=sequence.device))
-
-
-def resample_motion(
-    motion: Float[Tensor, "*batch frames 133"], frames: int
-) -> Float[Tensor, "*batch sampled 133"]:
-    """`resample` for poses: pairs keep their length."""
-    return unit_twists(resample(motion, frames))
-
-
-def reverse(sequence: Float[Tensor, "*batch frames channels"]) -> Float[Tensor, "*batch frames channels"]:
-    """Backwards in time. Nothing changes its sign: a frame has no velocity."""
-    return sequence.flip(-2)
-
-
-def time_warp(
-    motion: Float[Tensor, "*batch frames 133"],
-    features: Float[Tensor, "*batch frames width"],
-    speed: float,
-    *,
-    frames: int | None = None,
-    start: float = 0.0,
-) -> tuple[Float[Tensor, "*batch sampled 133"], Float[Tensor, "*batch sampled width"]]:
-    """A clip and the features of its frames, played faster (above 1) or slower.
-
-    Args:
-        frames: Length of the result; as many as there are by default.
-        start: Where in the clip it begins, in frames.
-
-    Raises:
-        ValueError: The speed is not positive, or the clip is too short for that many frames.
-    """
-    if speed <= 0 or start < 0:
-        raise ValueError(f"time_warp: speed {speed:g} must be positive, start {start:g} not negative")
-    room = motion.shape[-2] - 1 - start
-    count = int(room / speed + 1e-6) + 1 if frames is None else frames
-    if room < 0 or (count - 1) * speed > room + 1e-6:
-        raise ValueError(
-            f"time_warp: {count} frames at speed {speed:g} from frame {start:g} do not fit into the "
-            f"{motion.shape[-2]} frames of the clip"
-        )
-    positions = start + speed * torch.arange(count, dtype=torch.float64, device=motion.device)
-    return unit_twists(sample_frames(motion, positions)), sample_frames(features, positions)
-
-
-def augment_clip(
-    motion: Float[Tensor, "*batch frames 133"],
-    features: Float[Tensor, "*batch frames width"],
-    frames: int,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "*batch sampled 133"], Float[Tensor, "*batch sampled width"]]:
-    """Some stretch of a recording as a training clip: backwards in half of the draws, warped in half.
-
-    A recording too short for the speed drawn is played so slowly that it fills the clip, as at inference.
-    """
-    backwards, warped, rate, place = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-    slowest, fastest = SPEEDS
-    speed = slowest + rate * (fastest - slowest) if warped < 0.5 else 1.0
-    room = motion.shape[-2] - 1
-    speed = min(speed, room / max(frames - 1, 1))
-    if speed <= 0:
-        return resample_motion(motion, frames), resample(features, frames)
-    free = max(room - (frames - 1) * speed, 0.0)
-    start = min(float(int(place * (free + 1))), free)  # a whole frame, so that speed 1 does not smooth
-    clip = time_warp(motion, features, speed, frames=frames, start=start)
-    return (reverse(clip[0]), reverse(clip[1])) if backwards < 0.5 else clip

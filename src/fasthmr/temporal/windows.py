@@ -55,7 +55,7 @@ def join_windows(
 ) -> Float[Tensor, "frames channels"]:
     """The sequence whose windows these are; where they overlap, their mean with triangular weights.
 
-    For poses before inverse kinematics, which minds no pairs shorter than 1 (`unit_twists` restores them).
+    For poses before inverse kinematics, which minds no pairs of cosine and sine shorter than 1.
 
     Args:
         frames: Length of the sequence that was split.

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fasthmr.layers.skip_transformer import length_mask
 from fasthmr.temporal.diffusion import DiffusionSchedule
-from fasthmr.temporal.latent_denoiser import LatentDenoiser
 from fasthmr.temporal.motion_vae import MotionLatent
 
 
@@ -81,28 +80,6 @@ def squared_error(
 ) -> Float[Tensor, "batch"]:
     """Mean squared error of each sample with the schedule's weight: (1 + ᾱ) |v' - v|² for velocities."""
     return schedule.loss_weight(timesteps) * (predicted - target).square().flatten(1).mean(-1)
-
-
-def denoiser_loss(
-    denoiser: LatentDenoiser,
-    schedule: DiffusionSchedule,
-    clean: Float[Tensor, "batch latents width"],
-    condition: Float[Tensor, "batch frames condition_dim"],
-    *,
-    condition_mask: Bool[Tensor, "batch frames"] | None = None,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, ""]:
-    """Error of the denoiser at time steps and with noise drawn for each clip.
-
-    Args:
-        clean: Latents of true motion, normalised (`DiffusionDecoder.normalise`).
-        condition_mask: False for frames whose features are hidden, see `future_mask`.
-    """
-    drawn = torch.randint(schedule.steps, (len(clean),), generator=generator, device=clean.device)
-    noise = torch.empty_like(clean).normal_(generator=generator)
-    noisy = schedule.add_noise(clean, noise, drawn)
-    predicted = denoiser(noisy, drawn, condition, condition_mask)
-    return squared_error(schedule, predicted, schedule.target(clean, noise, drawn), drawn).mean()
 
 
 def future_mask(
