@@ -196,3 +196,7 @@ def tree_levels(parents: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(
         tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth, default=-1) + 1)
     )
+
+
+BODY_JOINTS_OF_17 = (3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10)
+"""The 14 joints of the body models among the 17 of the Human3.6M regressor, whose first is the pelvis."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from fasthmr.body.skeletons import (
+    BODY_JOINTS_OF_17,
     HMR2_44_NAMES,
     HMR2_44_PELVIS,
     HMR2_EVAL14,
@@ -125,7 +126,7 @@ H36M_17_LEFT_FIRST = PointSet(
 H36M_17_RIGHT_FIRST = PointSet(
     name="17 joints of METRO's Human3.6M regressor (right leg first), 14 of them",
     count=17,
-    joints=(3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10),
+    joints=BODY_JOINTS_OF_17,
     names=J14_NAMES,
     root=(1, 4),
     mesh_root=(0,),

@@ -165,17 +165,13 @@ def mesh_operators(hierarchy: MeshHierarchy) -> MeshOperators:
     return MeshOperators(adjacency=hierarchy.adjacency(), up=hierarchy.coarsest_first())
 
 
-BODY_JOINTS_OF_17 = (3, 2, 1, 4, 5, 6, 16, 15, 14, 11, 12, 13, 8, 10)
-"""The 14 joints of the body models among the 17 of the Human3.6M regressor, whose first is the pelvis."""
-
-
 def rest_template(
     joints: Float[Tensor, "joints 3"], coarse: Float[Tensor, "coarse 3"], root: Float[Tensor, "3"]
 ) -> Float[Tensor, "points 3"]:
     """Template of METRO from a body at rest as the camera sees it (turned upside down for OpenCV's axes).
 
     Args:
-        joints: Of the model's tokens: `BODY_JOINTS_OF_17` of the regressed joints, or a hand's 21.
+        joints: Of the model's tokens: `skeletons.BODY_JOINTS_OF_17` of the regressed joints, or a hand's 21.
         coarse: Vertices of the coarsest level; empty with a regressor.
         root: Regressed pelvis, or the wrist.
     """

@@ -20,17 +20,18 @@ from fasthmr.body.fit_vertices import VertexFit
 from fasthmr.body.hand_points import HAND_POINTS, hand_points
 from fasthmr.body.hierarchy import default_hierarchy
 from fasthmr.body.lbs import BodyModel
+from fasthmr.body.skeletons import BODY_JOINTS_OF_17
 from fasthmr.body.transfer import SHARED_JOINTS
 from fasthmr.errors import UsageError
 from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.metro import MetroHead
 from fasthmr.io.body_files import load_body_file
 from fasthmr.io.hierarchy_files import HierarchyFile, load_hierarchy_file
-from fasthmr.models.mesh import BODY_JOINTS_OF_17, MeshModel, mesh_operators, rest_template
+from fasthmr.models.mesh import MeshModel, mesh_operators, rest_template
 from fasthmr.types import BodyParams, HMROutput
 
 REGRESSED_JOINTS = 17
-"""Rows of METRO's regressor, of which `models.mesh.BODY_JOINTS_OF_17` are tokens."""
+"""Rows of METRO's regressor, of which `body.skeletons.BODY_JOINTS_OF_17` are tokens."""
 
 _HALF_TURN = 3.1416  # METRO's own value, that of the template its weights have seen
 

@@ -11,6 +11,7 @@ from parity_lib import Case, Result, checker
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fasthmr.body.skeletons import BODY_JOINTS_OF_17
 from fasthmr.checkpoints.keymap import KeyTable, load_into
 from fasthmr.checkpoints.tore import MESH_HEAD_TABLE
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
@@ -19,7 +20,7 @@ from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.layers.mesh_levels import MeshOperators
 from fasthmr.layers.neighbours import neighbours_of
 from fasthmr.layers.query_transformer import QueryTransformer, QueryTransformerConfig, sine_positions
-from fasthmr.models.mesh import BODY_JOINTS_OF_17, build_mesh_head, rest_template
+from fasthmr.models.mesh import build_mesh_head, rest_template
 from fasthmr.reduction.gtr import NSRConfig
 from fasthmr.reduction.itp import ImageTokenPruner, ITPConfig
 from fasthmr.types import MeshOutput
