@@ -16,7 +16,7 @@ from fasthmr.zoo import list_models, preset, registry
 
 _KEYS = {
     "name", "description", "task", "parameters", "macs", "table_parameters", "table_macs", "run_macs",
-    "published", "image_size", "weights",
+    "scan_operations", "published", "image_size", "weights",
 }  # fmt: skip
 
 

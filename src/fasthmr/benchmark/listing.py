@@ -44,6 +44,7 @@ def _row(name: str) -> dict[str, Any]:
         "table_parameters": counts.table_params,
         "table_macs": counts.table_macs,
         "run_macs": counts.run_macs,
+        "scan_operations": counts.scan_ops,
         "published": [_compare(counts, published) for published in row.published],
         "image_size": list(counted.image_size),
         "weights": pretrained_file(name) is not None,
