@@ -78,11 +78,12 @@ def test_files_say_what_they_are(config, tmp_path):
 
 
 def test_presets_and_published_sizes_have_the_same_keys():
-    for name in ("tore_fastmetro_l_r50_itp80", "metro_r50_hand", "fastmetro_l_effnet_b0", "tore_metro_r50"):
+    names = ("tore_fastmetro_l_r50_itp80", "metro_hand_r50", "fastmetro_l_effnet_b0", "tore_metro_r50")
+    for name in (*names, "tore_hand_fastmetro_l_r50_itp80"):
         config = preset(name).config()
         with torch.device("meta"):
             shapes = {MESH_TABLE.published(k): v for k, v in shapes_of(config.build().state_dict()).items()}
-        if "metro_r50" in name and isinstance(config.head, MetroHeadConfig):
+        if isinstance(config.head, MetroHeadConfig):
             shapes["trans_encoder.0.bert.embeddings.word_embeddings.weight"] = (30522, 1024)
         assert MESH_LAYOUT.preset(shapes) == name
         assert mesh_config(shapes, Path()) == config
@@ -120,6 +121,12 @@ def test_foreign_meshes_and_missing_trunks():
         mesh_config({**shapes, "vertex_token_embed.weight": (400, 8)}, Path())
     with pytest.raises(CheckpointMismatch, match=r"among the keys 'backbone\.\*'"):
         mesh_config({k: v for k, v in shapes.items() if not k.startswith("backbone.")}, Path())
+
+
+def test_models_of_hands_say_so_in_the_second_word():
+    hands = [name for name in list_models() if preset(name).trained_body == "mano"]
+    assert hands == [name for name in list_models() if name.split("_")[1:2] == ["hand"]]
+    assert {"metro_hand_r50", "fastmetro_hand_l_r50", "tore_hand_fastmetro_l_r50_itp80"} <= set(hands)
 
 
 def test_rows_of_the_papers_tables():

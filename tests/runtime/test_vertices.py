@@ -290,7 +290,7 @@ def test_other_models_take_no_mesh(stand_in_model: nn.Module, tmp_path: Path) ->
         Pipeline(stand_in_model, mesh=tmp_path / "hand.safetensors")
 
 
-@pytest.mark.parametrize("name", ["fastmetro_l_r50", "metro_r50", "tore_fastmetro_l_r50_hand_itp80"])
+@pytest.mark.parametrize("name", ["fastmetro_l_r50", "metro_r50", "tore_hand_fastmetro_l_r50_itp80"])
 def test_presets_without_weights_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"no weights for '{name}' come with the package"):
         Pipeline(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fasthmr.body.hand_points import HAND_POINTS
 from fasthmr.checkpoints.keymap import KeyTable, Shapes
 from fasthmr.checkpoints.layout import Layout
 from fasthmr.checkpoints.trunks import (
@@ -197,18 +198,23 @@ def _preset(shapes: Shapes) -> str | None:
     trunk, config = _trunk_name(shapes), mesh_config(shapes, Path())
     if trunk is None:
         return None
-    head, hand = config.head, "_hand" if config.head.joints == 21 else ""
-    tore = "" if config.regressor is None else "tore_"
+    head, hand, gtr = config.head, config.head.joints == HAND_POINTS, config.regressor is not None
     if isinstance(head, MetroHeadConfig):
-        return f"{tore}metro_{trunk}{hand}"
+        return preset_name("metro", trunk, hand=hand, gtr=gtr)
     size = _SIZES.get(head.layers)
     if size is None or (size != "l" and (trunk != "r50" or hand)):
         return None
     kept = round(100 * config.tokens.keep_ratio) if isinstance(config.tokens, ITPConfig) else None
     if kept not in ((None, 80) if hand else (None, 80, 50)):
         return None
-    ending = "" if kept is None else f"_itp{kept}"
-    return f"{tore}fastmetro_{size}_{trunk}{hand}{ending}" + ("_smpl" if head.parameters else "")
+    ending = ("" if kept is None else f"_itp{kept}") + ("_smpl" if head.parameters else "")
+    return preset_name("fastmetro", f"{size}_{trunk}{ending}", hand=hand, gtr=gtr)
+
+
+def preset_name(family: str, rest: str, *, hand: bool, gtr: bool) -> str:
+    """Name of a preset; a hand's says so in the second word."""
+    first, *others = ("tore", family, rest) if gtr else (family, rest)
+    return "_".join((first, *(["hand"] if hand else []), *others))
 
 
 MESH_LAYOUT = Layout(

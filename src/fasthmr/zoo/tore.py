@@ -1,7 +1,8 @@
 """METRO (arXiv 2012.09760), FastMETRO (arXiv 2207.13820) and TORE (arXiv 2211.10705), bodies and hands.
 
 Names say family, size, trunk and reduction: `tore_fastmetro_l_r50_itp80` is FastMETRO-L with ResNet-50, GTR,
-and ITP that keeps 80 % of the image tokens (the paper's "@20%").
+and ITP that keeps 80 % of the image tokens (the paper's "@20%"). Models of hands say so in the second word:
+`metro_hand_r50`, `fastmetro_hand_l_r50`, `tore_hand_fastmetro_l_r50_itp80`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 
-from fasthmr.checkpoints.tore import MESH_TABLE
+from fasthmr.body.hand_points import HAND_POINTS
+from fasthmr.checkpoints.tore import MESH_TABLE, preset_name
 from fasthmr.encoders.registry import encoder_config
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
 from fasthmr.heads.mesh_parameters import MeshParametersConfig
@@ -61,7 +63,7 @@ def _metro(trunk: str, hand: bool, gtr: bool) -> MeshModelConfig:
         head = MetroHeadConfig(
             context_dim=channels,
             cells=None,
-            joints=21,
+            joints=HAND_POINTS,
             mesh=_HAND,
             hidden=(1024, 256, 64),
             camera_hidden=150,
@@ -80,7 +82,7 @@ def _fastmetro(
         encoder=encoder_config(encoder),
         head=FastMetroHeadConfig(
             context_dim=channels,
-            joints=21 if hand else 14,
+            joints=HAND_POINTS if hand else 14,
             mesh=_HAND if hand else MeshLevelsConfig(),
             layers=_SIZES[size],
             learned_levels=0 if hand or gtr else 1,
@@ -115,7 +117,7 @@ def _metro_rows() -> Iterator[Preset]:
             hand and gtr
         ):  # published neither as weights nor in the paper, and without an analogy for its camera
             continue
-        name = f"{'tore_' if gtr else ''}metro_{trunk}{'_hand' if hand else ''}"
+        name = preset_name("metro", trunk, hand=hand, gtr=gtr)
         text = f"METRO with {_TRUNKS[trunk][2]}{' and GTR' if gtr else ''}"
         yield _preset(name, partial(_metro, trunk, hand, gtr), text, hand)
 
@@ -123,14 +125,15 @@ def _metro_rows() -> Iterator[Preset]:
 def _fastmetro_rows() -> Iterator[Preset]:
     bodies = [("s", "r50", False), ("m", "r50", False), *(("l", trunk, False) for trunk in _TRUNKS)]
     for size, trunk, hand in [*bodies, *(("l", trunk, True) for trunk in _TRUNKS)]:
-        end = f"{size}_{trunk}{'_hand' if hand else ''}"
         text = f"FastMETRO-{size.upper()} with {_TRUNKS[trunk][2]}"
-        yield _preset(f"fastmetro_{end}", partial(_fastmetro, size, trunk, hand, False), text, hand)
+        name = preset_name("fastmetro", f"{size}_{trunk}", hand=hand, gtr=False)
+        yield _preset(name, partial(_fastmetro, size, trunk, hand, False), text, hand)
+        name = preset_name("fastmetro", f"{size}_{trunk}", hand=hand, gtr=True)
         gtr = partial(_fastmetro, size, trunk, hand, True)
-        yield _preset(f"tore_fastmetro_{end}", gtr, f"{text} and GTR", hand)
+        yield _preset(name, gtr, f"{text} and GTR", hand)
         for kept in (80,) if hand else (80, 50):
             reduced = f"{text}, GTR and ITP keeping {kept} %"
-            yield _preset(f"tore_fastmetro_{end}_itp{kept}", partial(gtr, kept), reduced, hand)
+            yield _preset(f"{name}_itp{kept}", partial(gtr, kept), reduced, hand)
     for trunk in ("r50", "hrnet_w64"):
         text = f"FastMETRO-L with {_TRUNKS[trunk][2]} and pose and shape from the mesh"
         config = partial(_fastmetro, "l", trunk, False, False, parameters=True)
