@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fasthmr.heads.mesh_parameters import MeshParametersConfig
 from fasthmr.layers.mesh_levels import MeshLevelsConfig, MeshOperators
-from fasthmr.layers.query_transformer import QueryTransformerConfig, sine_positions
+from fasthmr.layers.query_transformer import QueryTransformerConfig, learned_tokens, sine_positions
 from fasthmr.types import MeshOutput
 
 
@@ -85,15 +85,15 @@ class FastMetroHead(nn.Module):
         grid = config.grid if reducer is None else (int(reducer.tokens), 1)  # pyright: ignore[reportArgumentType]
         self.register_buffer("position_1", sine_positions(*grid, wide), persistent=False)
         self.register_buffer("position_2", sine_positions(*grid, narrow), persistent=False)
-        self.cam_token_embed = nn.Embedding(1, wide)
-        self.joint_token_embed = nn.Embedding(config.joints, wide)
+        self.cam_token_embed = learned_tokens(1, wide)
+        self.joint_token_embed = learned_tokens(config.joints, wide)
         self.dim_reduce_dec = nn.Linear(wide, narrow)
         self.cam_predictor = nn.Linear(narrow, 3)
         self.upsamplers = nn.ModuleList()
         if regressor is None:
             self.dim_reduce_enc_cam = nn.Linear(wide, narrow)
             self.dim_reduce_enc_img = nn.Linear(wide, narrow)
-            self.vertex_token_embed = nn.Embedding(coarse, wide)
+            self.vertex_token_embed = learned_tokens(coarse, wide)
             self.xyz_regressor = nn.Linear(narrow, 3)
             levels = config.mesh.vertices
             self.upsamplers.extend(nn.Linear(levels[i], levels[i + 1]) for i in range(config.learned_levels))

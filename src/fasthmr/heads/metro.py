@@ -19,6 +19,7 @@ from fasthmr.errors import UsageError
 from fasthmr.layers.constant import WeightConstant
 from fasthmr.layers.mesh_levels import MeshLevelsConfig, MeshOperators
 from fasthmr.layers.post_norm import BertLayer
+from fasthmr.layers.query_transformer import learned_tokens
 from fasthmr.types import MeshOutput
 
 MASKED = 0.01
@@ -249,7 +250,7 @@ class MetroHead(nn.Module):
             self.cam_param_fc2 = nn.Linear(read, config.camera_hidden)
             self.cam_param_fc3 = nn.Linear(config.camera_hidden, 3)
         else:
-            self.cam_token_embed = nn.Embedding(1, config.token_dim)
+            self.cam_token_embed = learned_tokens(1, config.token_dim)
             self.cam_predictor = nn.Linear(config.token_dim, 3)
 
     def set_mesh(self, operators: MeshOperators, template: Tensor | None = None) -> None:

@@ -35,6 +35,16 @@ def sine_positions(rows: int, columns: int, dim: int) -> Float[Tensor, "tokens d
     return torch.cat([y[:, None].expand(-1, columns, -1), x[None].expand(rows, -1, -1)], dim=-1).flatten(0, 1)
 
 
+def learned_tokens(count: int, dim: int) -> nn.Embedding:
+    """Tokens that start at a tenth of the usual size, so that what they read shows beside them at once.
+
+    The released code starts at 1, and long trainings get over it.
+    """
+    tokens = nn.Embedding(count, dim)
+    nn.init.normal_(tokens.weight, std=0.1)
+    return tokens
+
+
 class QueryAttention(nn.Module):
     """Softmax attention with the weights of queries, keys and values in one matrix."""
 

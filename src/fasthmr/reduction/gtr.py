@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.layers.neighbours import Neighbours, mix_rows
-from fasthmr.layers.query_transformer import QueryTransformer, QueryTransformerConfig, sine_positions
+from fasthmr.layers.query_transformer import (
+    QueryTransformer,
+    QueryTransformerConfig,
+    learned_tokens,
+    sine_positions,
+)
 
 Regressed = tuple[Float[Tensor, "batch vertices 3"], Float[Tensor, "batch 1 dim"]]
 """Vertices in metres, and the camera token afterwards."""
@@ -57,7 +62,7 @@ class NeuralShapeRegressor(nn.Module):
             heads=config.heads,
             dropout=config.dropout,
         ).build()
-        self.vertex_token_embed = nn.Embedding(vertices, config.dim)
+        self.vertex_token_embed = learned_tokens(vertices, config.dim)
         self.xyz_regressor_v = nn.Linear(config.dim, 3)
         self.register_buffer("positions", sine_positions(joints, 1, config.dim), persistent=False)
 

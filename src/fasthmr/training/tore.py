@@ -24,10 +24,9 @@ from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.augment import RecordStore
 from fasthmr.data.hands import SyntheticHands, write_hands
 from fasthmr.data.shards import load_shards
-from fasthmr.heads.fastmetro import FastMetroHeadConfig
+from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHead
 from fasthmr.io.atomic import write_bytes
-from fasthmr.models.mesh import MeshModel
 from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.training.tore_data import (
     FITTED_LEVELS,
@@ -50,7 +49,7 @@ from fasthmr.training.tore_losses import (
     MeshLossConfig,
     MeshLosses,
 )
-from fasthmr.training.tore_model import OWN_TRUNKS, ToreConfig, model_config, set_rest_mesh
+from fasthmr.training.tore_model import OWN_TRUNKS, HeatGuide, ToreConfig, model_config, set_rest_mesh
 from fasthmr.types import MeshOutput
 from fasthmr.zoo import create_model
 
@@ -76,6 +75,31 @@ def loss_config(config: ToreConfig) -> MeshLossConfig:
     return chosen if config.surface_terms else replace(chosen, edges=0.0, edges_self=0.0, normals=0.0)
 
 
+class Learner(nn.Module):
+    """What is trained: the head, the trunk unless it stays as it is, and heat maps to guide a trunk.
+
+    Behind a trunk that stays as it is the head reads its maps, which are stored.
+    """
+
+    def __init__(
+        self, trunk: nn.Module | None, head: MetroHead | FastMetroHead, guide: HeatGuide | None
+    ) -> None:
+        super().__init__()
+        self.trunk, self.head, self.guide = trunk, head, guide
+
+    def maps(self, seen: Tensor) -> Float[Tensor, "batch channels rows columns"]:
+        """What the head reads."""
+        return seen if self.trunk is None else self.trunk(seen)[-1]
+
+    def output(self, maps: Float[Tensor, "batch channels rows columns"], *, all_levels: bool) -> MeshOutput:
+        """What the head says, at the levels that losses compare or at all of them."""
+        if not isinstance(self.head, MetroHead):
+            return self.head(maps, None if all_levels else FITTED_LEVELS)
+        mask = self.head.draw_mask(len(maps)) if self.head.training else None
+        output = self.head(maps, True, mask)
+        return output if all_levels else replace(output, vertices=output.vertices[:FITTED_LEVELS])
+
+
 class ToreTraining:
     """Model, samples and loss of one run."""
 
@@ -99,6 +123,10 @@ class ToreTraining:
         self.losses = MeshLosses(
             chosen, self.subject.joints(fitted=True), faces, grid, seen_width=width / height
         )
+        trunk, guide = (None, None) if self.frozen else (self.model.encoder, None)
+        if trunk is not None and config.heat:
+            guide = HeatGuide(trunk.channels[-1], len(self.subject.regressor) - 1)
+        self.learner = Learner(trunk, self.model.head, guide)
         self.samples = self.source(config.data, config.samples, "train")
 
     def source(self, data: Path, count: int, name: Literal["train", "val", "test"]) -> MeshSource:
@@ -117,27 +145,10 @@ class ToreTraining:
         cache_maps(crops, self.model.encoder, folder, count, augmented=augmented, seed=config.seed)
         return CachedMaps(crops, folder)
 
-    @property
-    def learner(self) -> nn.Module:
-        """What is trained."""
-        return self.model.head if self.frozen else self.model
-
-    def output(self, learner: nn.Module, batch: MeshBatch, *, all_levels: bool = False) -> MeshOutput:
-        """What the model says of a batch, at the levels that losses compare or at all of them."""
-        model = learner if isinstance(learner, MeshModel) else None
-        head = learner if model is None else model.head
-        maps = batch.seen if model is None else model.encoder(batch.seen)[-1]
-        if not isinstance(head, MetroHead):
-            return head(maps, None if all_levels else FITTED_LEVELS)
-        mask = head.draw_mask(len(maps)) if head.training else None
-        output = head(maps, True, mask)
-        if all_levels:
-            return output
-        return replace(output, vertices=output.vertices[:FITTED_LEVELS])
-
     def vertices(self, learner: nn.Module, batch: MeshBatch) -> Float[Tensor, "batch vertices 3"]:
         """The mesh of each sample, about whatever the model puts at the origin."""
-        return self.output(learner, batch, all_levels=True).vertices[-1]
+        learner = cast(Learner, learner)
+        return learner.output(learner.maps(batch.seen), all_levels=True).vertices[-1]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a step, and its terms."""
@@ -148,7 +159,12 @@ class ToreTraining:
         indices = torch.randint(len(self.samples), (config.batch_size,), generator=generator)
         batch = self.samples.batch(indices, generator)
         epoch = step * config.batch_size / len(self.samples)
-        return self.losses(self.output(self.learner, batch), batch.labels, epoch)
+        maps = self.learner.maps(batch.seen)
+        total, terms = self.losses(self.learner.output(maps, all_levels=False), batch.labels, epoch)
+        if self.learner.guide is not None:
+            terms["heat"] = self.learner.guide(maps, batch.labels.joints_2d)
+            total = total + config.heat * terms["heat"]
+        return total, terms
 
 
 def train(config: ToreConfig) -> Path:
@@ -189,8 +205,7 @@ def train(config: ToreConfig) -> Path:
         training.learner, training.loss, loop, config.out / "last.ckpt", settings=settings, judge=judge
     )
     model = training.model
-    finished = model.head if training.frozen else model
-    finished.load_state_dict(averaged.state_dict())
+    training.learner.load_state_dict(averaged.state_dict())
     note = {
         "config": config_to_json(model.config),
         "recipe": "tore",

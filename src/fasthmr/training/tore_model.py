@@ -7,21 +7,29 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fasthmr.encoders.efficientnet import EfficientNetConfig
 from fasthmr.encoders.registry import EncoderConfig, encoder_config
 from fasthmr.errors import UsageError
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
+from fasthmr.heads.keypoint_smpl import cell_centers
 from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.models.mesh import MeshModel, MeshModelConfig, mesh_operators, rest_template
 from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRConfig
 from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
+from fasthmr.training.losses import heat_loss
 from fasthmr.training.tore_data import Kind, MeshSubject
 from fasthmr.zoo import create_model
 
 OWN_TRUNKS = ("fasthmr_s", "fasthmr_m")
 """Presets whose trained encoder can stand in for a CNN; it is not trained any further."""
+
+_FINER = 4
+"""Cells of a heat map along one cell of the trunk's map."""
 
 NARROW = EfficientNetConfig(
     stages=((1, 3, 2, 2, 16), (2, 3, 2, 4, 32), (3, 3, 2, 4, 64)),
@@ -47,6 +55,8 @@ class ToreConfig:
         tokens: How image tokens are reduced to a share `keep_ratio`.
         layers: Of each half of each transformer: 1, 2 and 3 are S, M and L.
         width: Of the first transformer: 512 in the papers.
+        heat: Weight of heat maps of the joints, read from the map of a trunk that learns and left out of the
+            finished model; without them a trunk from scratch stands still. 0 for none.
         surface_terms: Compare edges and normals too, where the released code of the family does.
         samples: Records, or stored maps, to train on.
         validated: Samples to measure on while training.
@@ -67,6 +77,7 @@ class ToreConfig:
     width: int = 128
     heads: int = 4
     dropout: float = 0.0
+    heat: float = 30.0
     surface_terms: bool = False
     samples: int = 16_384
     validated: int = 256
@@ -84,6 +95,28 @@ class ToreConfig:
             raise UsageError(f"trunk '{self.trunk}' knows people, not hands; use 'narrow' or a CNN")
         if self.samples < 1 or self.validated < 1:
             raise UsageError(f"samples={self.samples} and validated={self.validated} must be positive")
+
+
+class HeatGuide(nn.Module):
+    """A heat map of each joint, from the map of a trunk; for training alone."""
+
+    def __init__(self, channels: int, joints: int) -> None:
+        super().__init__()
+        self.read = nn.Conv2d(channels, joints * _FINER**2, 1)
+
+    def forward(
+        self, maps: Float[Tensor, "batch channels rows columns"], joints: Float[Tensor, "batch joints 3"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy with Gaussians about joints, from -1 to 1 in the crop, where they are known."""
+        heat = F.pixel_shuffle(self.read(maps), _FINER)
+        rows, columns = heat.shape[-2:]
+        cells = cell_centers(rows, columns)
+        outside = heat.new_zeros(*heat.shape[:2], 1)
+        logits = torch.cat([heat.flatten(2), outside], dim=-1)
+        known = joints[..., 2] > 0
+        return heat_loss(
+            logits, joints[..., :2] / 2, known, cells[:columns, 0], cells[::columns, 1], 1.2 / rows
+        )
 
 
 def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:
