@@ -24,6 +24,7 @@ _INTERNAL = 1
 _RECIPES = {
     "diffusion_decoder": "fasthmr.training.diffusion_decoder:train",
     "first_light": "fasthmr.training.first_light:train",
+    "hierarchical": "fasthmr.training.hierarchical:train",
     "motion_vae": "fasthmr.training.motion_vae:train",
     "tore": "fasthmr.training.tore:train",
 }
@@ -57,6 +58,7 @@ def predict(
     body: Path | None = None,
     mesh: Path | None = None,
     boxes: Path | None = None,
+    hand: Literal["left", "right"] | None = None,
     detector: str = "auto",
     focal: float | None = None,
     fov: float | None = None,
@@ -91,7 +93,9 @@ def predict(
             body or hand (MANO) whose mesh they give.
         mesh: Hierarchy of that mesh for published weights: METRO's mesh_downsampling.npz, or what 'import'
             made of it.
-        boxes: JSON or CSV file with the boxes of people in each picture.
+        boxes: JSON or CSV file with the boxes of people, or hands with their sides, in each picture
+            ("photo.jpg") or frame of a video ("clip.mp4#12").
+        hand: What hands are where their boxes do not say it, for models of hands: 'right' if not given.
         detector: 'auto', 'full' (one person fills the picture) or the path of an .onnx person detector.
         focal: Focal length in pixels.
         fov: Horizontal field of view in degrees, instead of --focal.
@@ -140,6 +144,7 @@ def predict(
         body=body,
         mesh=mesh,
         boxes=boxes,
+        hand=hand,
         detector=detector,
         focal=focal,
         fov_deg=fov,

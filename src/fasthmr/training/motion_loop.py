@@ -1,4 +1,4 @@
-"""The loop that motion models are trained in: one cycle of the rate, averaged weights, checkpoints.
+"""The loop that motion models and others are trained in: one cycle of the rate, averaged weights, checkpoints.
 
 A step is a function of its number, so that a run that was stopped continues as if it had not.
 """
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ def run_loop(
     *,
     settings: str,
     judge: Callable[[nn.Module], str] | None = None,
+    groups: list[dict[str, Any]] | None = None,
 ) -> nn.Module:
     """Train, or go on from a checkpoint.
 
@@ -80,6 +82,8 @@ def run_loop(
         loss: Computes with `model`.
         settings: What the run was asked for; a checkpoint of another run is refused.
         judge: Says how good the averaged model is.
+        groups: Of parameters, for the optimiser, each with its `lr_scale` (`layer_decay_groups`); None for one
+            rate, and weight decay for matrices alone.
 
     Returns:
         The averaged model, in evaluation mode.
@@ -88,13 +92,11 @@ def run_loop(
         UsageError: The checkpoint belongs to a run with other settings.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in learning if p.dim() > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-    )
+    plain = [
+        {"params": [p for p in learning if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(plain if groups is None else groups, lr=config.learning_rate)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     step = _resume(checkpoint, settings, model, average, optimizer)
     bf16 = config.bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -104,7 +106,7 @@ def run_loop(
     model.train()
     while step < config.steps:
         for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
+            group["lr"] = config.rate(step) * group.get("lr_scale", 1.0)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             total, terms = loss(step)
         optimizer.zero_grad(set_to_none=True)
