@@ -1,4 +1,4 @@
-"""The loop that motion models and others are trained in: one cycle of the rate, averaged weights, checkpoints.
+"""The loop of motion models and others: one cycle of the rate, averaged weights, checkpoints.
 
 A step is a function of its number, so that a run that was stopped continues as if it had not.
 """
@@ -82,8 +82,8 @@ def run_loop(
         loss: Computes with `model`.
         settings: What the run was asked for; a checkpoint of another run is refused.
         judge: Says how good the averaged model is.
-        groups: Of parameters, for the optimiser, each with its `lr_scale` (`layer_decay_groups`); None for one
-            rate, and weight decay for matrices alone.
+        groups: Of parameters, for the optimiser, each with its `lr_scale` (`layer_decay_groups`); None for
+            one rate, and weight decay for matrices alone.
 
     Returns:
         The averaged model, in evaluation mode.
