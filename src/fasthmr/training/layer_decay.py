@@ -1,8 +1,8 @@
 """Learning rates that fall with the depth of a layer (BEiT, arXiv 2106.08254; ViTPose, arXiv 2204.12484).
 
 The released rule knows the names of a plain ViT alone. For encoders in stages this is the project's reading
-of it: the depth of a layer is the number of blocks in front of it, whatever stage they belong to, and a change
-of resolution between two stages belongs to the block that follows.
+of it: the depth of a layer is the number of blocks in front of it, whatever stage they belong to, and a
+change of resolution between two stages belongs to the block that follows.
 """
 
 from __future__ import annotations
