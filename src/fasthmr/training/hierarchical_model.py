@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.checkpoints.files import read_weights
@@ -16,7 +18,7 @@ from fasthmr.encoders.groupmixformer import GroupMixFormerConfig
 from fasthmr.encoders.registry import EncoderConfig, encoder_config
 from fasthmr.encoders.swin import SwinConfig
 from fasthmr.encoders.truncated import HierarchicalConfig, TruncatedConfig, truncate
-from fasthmr.encoders.vit import ViTConfig
+from fasthmr.encoders.vit import ViT, ViTConfig
 from fasthmr.encoders.vmamba import VMambaConfig
 from fasthmr.errors import CheckpointMismatch, UsageError
 from fasthmr.geometry.rotations import rotmat_to_rot6d
@@ -24,6 +26,7 @@ from fasthmr.heads.heatmap import HeatmapHeadConfig
 from fasthmr.heads.smpl import SMPLHead
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.pose import PoseConfig, PoseModel
+from fasthmr.types import HMROutput
 from fasthmr.zoo.hmr import smpl_head
 
 Task = Literal["pose", "mesh"]
@@ -31,6 +34,7 @@ Model = PoseModel | HMR
 
 _CUT = re.compile(r"(?P<whole>(?:swin|gmf|vmamba)_\w+)_s(?P<stages>[234])")
 _HEAD_DIM = 32
+_READOUT_GAIN = 0.01
 _ZOO_HEIGHT = 256
 """Rows of the pictures of presets."""
 
@@ -88,11 +92,11 @@ def _narrowed(config: Any, by: int, image_size: tuple[int, int]) -> Any:
     if by == 1:
         return replace(config, **size)
     if isinstance(config, SwinConfig):
-        dim = config.dim // by
+        dim = max(config.dim // by, 1)
         heads = tuple(max(1, dim * 2**stage // _HEAD_DIM) for stage in range(len(config.depths)))
         return replace(config, dim=dim, heads=heads, **size)
     if isinstance(config, ViTConfig):
-        dim = config.dim // by
+        dim = max(config.dim // by, 1)
         return replace(config, dim=dim, heads=max(1, dim // _HEAD_DIM), **size)
     if isinstance(config, GroupMixFormerConfig):
         widths = tuple(max(10, round(width / by / 10) * 10) for width in config.widths)
@@ -101,36 +105,54 @@ def _narrowed(config: Any, by: int, image_size: tuple[int, int]) -> Any:
     return replace(config, widths=tuple(width // by for width in config.widths), **size)
 
 
-def start_encoder(model: Model, file: Path) -> None:
-    """Give a model the encoder of a file: ImageNet weights of its family, or a model with the same encoder.
+class Learner(nn.Module):
+    """One encoder with the head of each task."""
+
+    def __init__(self, configs: Mapping[Task, PoseConfig | HMRConfig]) -> None:
+        super().__init__()
+        models = {task: config.build() for task, config in configs.items()}
+        self.encoder = next(iter(models.values())).encoder
+        self.heads = nn.ModuleDict({task: model.head for task, model in models.items()})
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor | HMROutput]:
+        """What each head says."""
+        features = self.encoder(pixels)[-1]
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def start_encoder(encoder: nn.Module, file: Path) -> None:
+    """Begin with the encoder of a file: ImageNet weights of its family, or a model with the same encoder.
 
     Raises:
         UsageError: There is no such file.
         UnsafeFileError: The file is damaged or unsafe.
         CheckpointMismatch: The file holds another encoder.
     """
-    if not isinstance(model.config.encoder, ViTConfig):
-        init_hierarchical(model.encoder, file)
+    if not isinstance(encoder, ViT):
+        init_hierarchical(encoder, file)
         return
     state, _ = read_weights(file)
     own = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    wanted = model.encoder.state_dict()
+    wanted = encoder.state_dict()
     wrong = sorted(key for key in wanted if key not in own or own[key].shape != wanted[key].shape)
     if wrong:
         raise CheckpointMismatch(f"{file}: {len(wrong)} weights of the encoder do not fit, first {wrong[0]}")
-    model.encoder.load_state_dict({key: own[key] for key in wanted})
+    encoder.load_state_dict({key: own[key] for key in wanted})
 
 
 @torch.no_grad()
-def set_mean_pose(model: HMR, rotations: Tensor, betas: Tensor) -> None:
-    """Let the head start from the mean pose and shape of people, upright and facing the camera."""
+def set_mean_pose(
+    head: nn.Module, rotations: Float[Tensor, "people 24 3 3"], betas: Float[Tensor, "people betas"]
+) -> None:
+    """Let an SMPL head start from the mean pose and shape of people, upright and facing the camera.
+
+    As in HMR 2.0 the readouts start close to zero, so that the first estimates are the mean.
+    """
+    assert isinstance(head, SMPLHead)
     mean = rotmat_to_rot6d(rotations.mean(dim=0), layout="columns")
     mean[0] = rotmat_to_rot6d(torch.diag(mean.new_tensor([1.0, -1.0, -1.0])), layout="columns")
-    head = cast(SMPLHead, model.head)
     head.init_body_pose.copy_(mean.reshape(1, -1))
     head.init_betas.copy_(betas.mean(dim=0)[None])
-
-
-def parameters(module: nn.Module) -> int:
-    """How many numbers a module learns."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    for readout in (head.decpose, head.decshape, head.deccam):
+        nn.init.xavier_uniform_(readout.weight, gain=_READOUT_GAIN)
+        nn.init.zeros_(readout.bias)
