@@ -28,6 +28,8 @@ from fasthmr.errors import UsageError
 from fasthmr.geometry.heatmaps import heatmap_targets
 from fasthmr.heads.keypoint_smpl import PoseEstimate
 from fasthmr.io.atomic import write_bytes
+from fasthmr.models.hmr import HMRConfig
+from fasthmr.models.pose import PoseConfig
 from fasthmr.training.heatmap_loss import heatmap_loss
 from fasthmr.training.hierarchical_data import COCO17_POINTS, StoredCrops, cut_crops, to_pixels
 from fasthmr.training.hierarchical_errors import (
@@ -124,7 +126,7 @@ class HierarchicalTraining:
     def __init__(self, config: HierarchicalConfig) -> None:
         self.config = config
         torch.manual_seed(config.seed)
-        self.configs = {
+        self.configs: dict[Task, PoseConfig | HMRConfig] = {
             task: model_config(
                 config.encoder,
                 task,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -95,16 +94,13 @@ class StoredCrops:
 
     def batch(self, rows: Int[Tensor, "batch"]) -> TrainBatch:
         """Crops by number, without masks."""
-        read = {}
-        for name in ("pixels", *_LABELS):
-            read[name] = torch.stack(
-                [self._files[row // _CHUNK][name][row % _CHUNK] for row in rows.tolist()]
-            )
-        read["pixels"] = normalize(read["pixels"].float())
-        given = {field.name: read.get(field.name) for field in fields(TrainBatch)}
+        read = {
+            name: torch.stack([self._files[row // _CHUNK][name][row % _CHUNK] for row in rows.tolist()])
+            for name in ("pixels", *_LABELS)
+        }
         height, width = self.image_size
-        given["mask"] = read["pixels"].new_zeros(len(rows), height // 4, width // 4)
-        return TrainBatch(**given)
+        mask = torch.zeros(len(rows), height // 4, width // 4)
+        return TrainBatch(pixels=normalize(read.pop("pixels").float()), mask=mask, **read)
 
     def of_step(self, step: int, batch_size: int, seed: int) -> TrainBatch:
         """The batch of a step: all crops in an order of their own, then in another."""
