@@ -6,7 +6,10 @@ the first token. As in the released code the drive has the plain factor delta, n
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -16,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fasthmr.errors import UsageError
 from fasthmr.layers.recurrence import Tokens, chunk_steps, previous, recurrence, recurrence_
 
 Weights = Float[Tensor, "batch chunks steps state"]
@@ -25,6 +29,41 @@ _LOG2_E = math.log2(math.e)
 
 _STEPS = 24
 """Tokens of a chunk where they have no shape of their own; 16 to 48 are about equally fast."""
+
+_CHOICES = ("auto", "triton", "torch")
+_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def fused_scan(device: torch.device) -> Callable[..., Tensor] | None:
+    """The scan of `layers/scan_triton`, or None where the forms of this file are to be taken.
+
+    The environment's FASTHMR_SCAN says which: `auto`, as if it is not set, takes the former on GPUs where
+    Triton is installed, `triton` always, `torch` never. Exports never take it either.
+
+    Raises:
+        UsageError: Another FASTHMR_SCAN, or `triton` where that cannot run.
+    """
+    choice = os.environ.get("FASTHMR_SCAN", "auto")
+    if choice not in _CHOICES:
+        raise UsageError(f"FASTHMR_SCAN={choice}; it is one of {', '.join(_CHOICES)}")
+    gpu = device.type == "cuda"
+    if choice == "torch" or (choice == "auto" and not (gpu and _TRITON)):
+        return None
+    if device.type == "meta" or torch.compiler.is_exporting():
+        return None
+    if not _TRITON:
+        raise UsageError(
+            "FASTHMR_SCAN=triton, but Triton is not installed; run: pip install triton (Linux alone), "
+            "or set FASTHMR_SCAN=auto"
+        )
+    from fasthmr.layers import scan_triton
+
+    if not (gpu or scan_triton.INTERPRETED):
+        raise UsageError(
+            f"FASTHMR_SCAN=triton, but the tensors are on {device.type!r}: move them to a GPU, set "
+            "FASTHMR_SCAN=auto, or have Triton run on the processor, slowly, with TRITON_INTERPRET=1"
+        )
+    return scan_triton.scan
 
 
 def selective_scan_reference(
@@ -79,8 +118,13 @@ def selective_scan(
     """What `selective_scan_reference` computes, many chunks of tokens at once.
 
     In memory the result lies token by token, all channels beside each other. Where `u` and `delta` do too,
-    they are read in place; otherwise they are copied.
+    they are read in place; otherwise they are copied. On a GPU it is one kernel (`fused_scan`).
     """
+    if (fused := fused_scan(u.device)) is not None:
+        inputs, sizes = (x.mT.unflatten(-1, (B.shape[1], -1)) for x in (u, delta))
+        into, out = (x.permute(0, 3, 1, 2) for x in (B, C))
+        y = fused(inputs, sizes, A, into, out, D, delta_bias, softplus=delta_softplus)
+        return y.flatten(2).mT.to(u.dtype)
     if torch.compiler.is_compiling():
         sizes = delta if delta_bias is None else delta + delta_bias[:, None]
         y = _traced(u, sizes, A, B, C, delta_softplus)

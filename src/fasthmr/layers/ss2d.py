@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fasthmr.layers.scan import add_scan, selective_scan, selective_scan_reference
+from fasthmr.layers.scan import add_scan, fused_scan, selective_scan, selective_scan_reference
 
 DIRECTIONS = 4
 
@@ -96,7 +96,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Map) -> Map:
         u = self.filtered(x)
-        traced = torch.compiler.is_compiling()
+        traced = torch.compiler.is_compiling() and fused_scan(u.device) is None
         return self._projected(self.scan_orders(u, selective_scan) if traced else self.scan_map(u))
 
     def plain(self, x: Map) -> Map:
@@ -124,6 +124,8 @@ class SS2D(nn.Module):
 
     def scan_map(self, u: Inner) -> Inner:
         """The sum of the four scans of maps, which stay as they are: directions are ways through them."""
+        if (fused := fused_scan(u.device)) is not None:
+            return self._scan_together(u, fused)
         together = max(1, _TOGETHER // max(1, u.shape[1:].numel()))
         if u.device.type == "cpu" and len(u) > together:
             return torch.cat([self.scan_map(some) for some in u.split(together)])
@@ -144,6 +146,17 @@ class SS2D(nn.Module):
             y = add_scan(y, own, sizes, rates[direction], into, out, reverse=direction >= 2)
             y = y.transpose(1, 2) if columns else y
         return y.to(u.dtype)
+
+    def _scan_together(self, u: Inner, fused: Callable[..., Tensor]) -> Inner:
+        """`scan_map` with all directions at once."""
+        tokens = u.flatten(1, 2)
+        weights = F.linear(tokens, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (DIRECTIONS, -1))
+        rank, B, C = weights.split((self.rank, self.state, self.state), -1)
+        delta = torch.einsum("btkr,kdr->btkd", rank, self.dt_projs_weight)
+        every = tokens.unsqueeze(2).expand(-1, -1, DIRECTIONS, -1)
+        rates, bias = -self.A_logs.exp(), self.dt_projs_bias.flatten()
+        y = fused(every, delta, rates, B, C, self.Ds, bias, size=(u.shape[1], u.shape[2]))
+        return y.sum(2).view_as(u).to(u.dtype)
 
     def _projected(self, y: Inner) -> Map:
         return self.out_proj(self.out_norm(y))
