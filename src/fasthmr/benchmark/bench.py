@@ -6,11 +6,13 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
+from fasthmr import __version__
 from fasthmr.benchmark.candidates import DTYPES, Candidate, Opener, make_candidate, variants
 from fasthmr.benchmark.timing import Run, Timing, summarise, time_in_turns
 from fasthmr.errors import UsageError, did_you_mean
@@ -112,7 +114,7 @@ def bench_models(
                     for precision in precisions
                 ]
         against += [first] * (len(candidates) - len(against))
-    machine = _machine(where)
+    machine = machine_of(where)
     rows: list[BenchRow] = []
     products: list[ProductRate] = []
     for batch in batches:
@@ -221,13 +223,24 @@ def _product_run(rows: int, inner: int, columns: int, dtype: torch.dtype, device
     return run
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What measurements were made on and with; "load_before" is how busy it is."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "cores": None if cuda else os.cpu_count(),
         "capability": None if cuda else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "fasthmr": __version__,
         "torch": torch.__version__,
         "system": platform.platform(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+
+
+def _processor() -> str:
+    """What the processor calls itself where the system tells it, else its kind."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

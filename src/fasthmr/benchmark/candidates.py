@@ -115,16 +115,18 @@ def make_candidate(
     engine: str,
     precision: str,
     device: torch.device,
+    *,
+    counted: bool = True,
 ) -> Candidate:
-    """A model on an engine, with its counts."""
+    """A model on an engine, with its counts unless nobody asks for them."""
     running = open_model(model, engine, precision)
     own = isinstance(model, nn.Module) and running is model
     if own:
         if precision != "float32":
             running = _Lowered(running, DTYPES[precision], device)
         running = running.to(device)
-    config = getattr(model, "config", None)
-    text = getattr(getattr(running, "info", None), "config", "")
+    config = getattr(model, "config", None) if counted else None
+    text = getattr(getattr(running, "info", None), "config", "") if counted else ""
     config = config_from_json(text) if config is None and text else config
     return Candidate(
         name=label,

@@ -36,12 +36,18 @@ class Timing:
 
 
 def time_in_turns(
-    runs: Sequence[Run], *, seconds: float = 10.0, min_rounds: int = 5, warm_up: int = 1
+    runs: Sequence[Run],
+    *,
+    seconds: float = 10.0,
+    min_rounds: int = 5,
+    max_rounds: int | None = None,
+    warm_up: int = 1,
 ) -> Float[Tensor, "rounds runs"]:
     """Seconds of each run, in rounds that begin with another one each time.
 
     Args:
-        seconds: To spend, warming up left out; `min_rounds` are run however long they take.
+        seconds: To spend, warming up left out; `min_rounds` are run however long they take, `max_rounds` at
+            most.
         warm_up: Runs of each at the start that are not counted.
     """
     for _ in range(warm_up):
@@ -49,7 +55,9 @@ def time_in_turns(
             run()
     rounds: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) < min_rounds or time.perf_counter() - start < seconds:
+    while len(rounds) < min_rounds or (
+        (max_rounds is None or len(rounds) < max_rounds) and time.perf_counter() - start < seconds
+    ):
         taken = [0.0] * len(runs)
         for place in range(len(runs)):
             which = (place + len(rounds)) % len(runs)
