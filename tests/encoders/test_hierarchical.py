@@ -237,3 +237,12 @@ def test_unusable_swin(change, message):
 def test_unusable_groupmixformer(change, message):
     with pytest.raises(ValueError, match=message):
         replace(GMF, **change)
+
+
+def test_fresh_groupmixformers_do_not_blow_up_maps_block_by_block() -> None:
+    torch.manual_seed(0)
+    deep = replace(GMF, depths=(12, 12), widths=GMF.widths[:2], mlp_ratios=GMF.mlp_ratios[:2], out_stages=())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        for model in (deep.build().eval(), deep.build().train()):
+            assert 0.05 < float(model(images)[-1].std()) < 5

@@ -22,6 +22,7 @@ from fasthmr.layers.group_mix import (
     SEGMENTS,
     GroupMixBlock,
     Map,
+    PositionConv,
     SeparableConv,
     channels_first,
     channels_last,
@@ -185,6 +186,10 @@ class GroupMixFormer(nn.Module):
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
             if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, PositionConv):
+                # Published: as any other convolution, by which maps grow 1.7 times in every block.
+                nn.init.normal_(module.proj.weight, std=0.02)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"]
