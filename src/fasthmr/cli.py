@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from fasthmr import __version__
 from fasthmr.errors import FastHMRError, PartialFailure, ResourceError, UsageError, did_you_mean

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -52,6 +52,8 @@ class LazyVertices:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
+Side = Literal["left", "right"]
+
 DEFAULT_FPS = 30.0
 """Of frames without a clock, such as the pictures of a folder, where a format asks for one."""
 
@@ -72,6 +74,8 @@ class Person:
         betas: Shape coefficients in standard deviations.
         transl: Translation of the model frame (not of the pelvis) in the camera frame, metres.
         keypoints_2d: COCO-17 points (x, y in pixels of the full picture, score), or None.
+        side: Of a hand. A left one is the mirror image of a right one: pose and shape are those of the
+            mirrored body, with the mirrored triangles, see `Clip.faces_of`. None for people.
     """
 
     track_id: int
@@ -85,6 +89,7 @@ class Person:
     betas: Float[np.ndarray, "frames num_betas"]
     transl: Float[np.ndarray, "frames 3"]
     keypoints_2d: Float[np.ndarray, "frames 17 3"] | None = None
+    side: Side | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,8 @@ class Clip:
 
     Attributes:
         persons: The people, in order of `track_id`.
-        faces: Triangles of the body surface, indices into the vertices of every person.
+        faces: Triangles of the body surface, indices into the vertices of every person; of left hands see
+            `faces_of`.
         parents: Parent of each joint, -1 for the root.
         joint_names: One name per joint.
         intrinsics: Camera matrix of each frame in pixels of the full picture.
@@ -151,6 +157,10 @@ class Clip:
     def num_frames(self) -> int:
         """Frames of the picture (1) or video, with or without people."""
         return len(self.intrinsics)
+
+    def faces_of(self, person: Person) -> Int[np.ndarray, "faces 3"]:
+        """Triangles of a person's surface, counter-clockwise seen from outside."""
+        return self.faces[:, ::-1] if person.side == "left" else self.faces
 
     @property
     def frame_times(self) -> Float[np.ndarray, "frames"]:

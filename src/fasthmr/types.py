@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -167,10 +167,15 @@ class MotionTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Boxes of people in one picture, pixels (x1, y1, x2, y2), best score first."""
+    """Boxes of people, or hands, in one picture, pixels (x1, y1, x2, y2), best score first.
+
+    Attributes:
+        left: Which hands are left ones; None for people.
+    """
 
     boxes_xyxy: Float[Tensor, "persons 4"]
     scores: Float[Tensor, "persons"]
+    left: Bool[Tensor, "persons"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

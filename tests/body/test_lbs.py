@@ -5,7 +5,7 @@ import smplx.lbs
 import torch
 from torch import Tensor, nn
 
-from fasthmr.body.default_body import body_from_baked, mirrored
+from fasthmr.body.default_body import body_from_baked
 from fasthmr.body.keypoints import KeypointBody
 from fasthmr.body.lbs import BodyModel, dense_lbs_weights
 from fasthmr.body.skeletons import MANO_PARENTS, SMPL_PARENTS, SMPLX_PARENTS
@@ -263,22 +263,6 @@ def test_restricted_body_moves_like_the_whole() -> None:
     kept = torch.tensor([7, 3, 40])
     params = random_params(body, 2)
     torch.testing.assert_close(body.restrict(kept)(params).vertices, body(params).vertices[:, kept])
-
-
-def test_mirrored_hand_moves_like_its_reflection() -> None:
-    right = body_from_baked(_baked())
-    left = mirrored(right)
-    params = random_params(right)
-    flip = torch.tensor([-1.0, 1.0, 1.0])
-    reflected = BodyParams(
-        global_orient=flip[:, None] * params.global_orient * flip,
-        body_pose=flip[:, None] * params.body_pose * flip,
-        betas=params.betas,
-        transl=None if params.transl is None else params.transl * flip,
-    )
-    torch.testing.assert_close(left(reflected).vertices, right(params).vertices * flip, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="correctives"):
-        mirrored(stand_in())
 
 
 def test_sparse_weights_become_rows_that_sum_to_one() -> None:

@@ -40,6 +40,37 @@ def test_csv(tmp_path: Path, header: str) -> None:
     assert len(boxes.boxes_for("empty.jpg").scores) == 0
 
 
+def test_sides_of_hands(tmp_path: Path) -> None:
+    content = {"a.jpg": [[1, 2, 3, 4, "left"], [5, 6, 7, 8, 0.5, "Right"], [5, 6, 7, 8]]}
+    boxes = BoxesFile(write(tmp_path / "b.json", json.dumps(content)))
+    assert boxes.tells_sides
+    found = boxes.boxes_for("a.jpg", left=True)
+    assert found.left is not None and found.left.tolist() == [True, False, True]
+    assert found.scores.tolist() == [1, 0.5, 1]
+    assert boxes.boxes_for("a.jpg").left is None
+    table = "file,x1,y1,x2,y2,score,side\na.jpg,1,2,3,4,0.5,left\na.jpg,1,2,3,4,,right\na.jpg,1,2,3,4,left\n"
+    given = BoxesFile(write(tmp_path / "b.csv", table)).boxes_for("a.jpg", left=False)
+    assert given.left is not None and given.left.tolist() == [True, False, True]
+    assert given.scores.tolist() == [0.5, 1, 1]
+    assert not BoxesFile(write(tmp_path / "c.csv", "a.jpg,1,2,3,4")).tells_sides
+
+
+def test_frames_of_videos(tmp_path: Path) -> None:
+    content = {"clip.mp4#0": [[1, 2, 3, 4]], "clip.mp4#12": [], "sub/other.mp4#3": [[5, 6, 7, 8]], "7": []}
+    boxes = BoxesFile(write(tmp_path / "b.json", json.dumps(content)))
+    assert {number: len(found.scores) for number, found in boxes.frames_of("x/clip.mp4").items()} == {
+        0: 1,
+        12: 0,
+    }
+    assert list(boxes.frames_of(tmp_path / "sub" / "other.mp4")) == [3]
+    assert list(boxes.frames_of("third.mp4")) == [7]
+    numbered = BoxesFile(write(tmp_path / "b.csv", "frame,x1,y1,x2,y2\n0,1,2,3,4\n5,1,2,3,4,left\n"))
+    found = numbered.frames_of("any.mp4", left=False)[5]
+    assert found.left is not None and found.left.tolist() == [True]
+    with pytest.raises(InputError, match=r"any\.mp4: no boxes in .*c\.json; name frames 'any\.mp4#0'"):
+        BoxesFile(write(tmp_path / "c.json", '{"a.jpg": []}')).frames_of("any.mp4")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -53,6 +84,8 @@ def test_csv(tmp_path: Path, header: str) -> None:
         ("b.json", '{"a": [[1, 2, 3, {}]]}', "four numbers"),
         ("b.csv", "a.jpg,1,2,three,4", "four numbers"),
         ("b.csv", "a.jpg,1,2,3,4,5,6", "four numbers"),
+        ("b.csv", "a.jpg,1,2,3,left", "four numbers"),
+        ("b.json", '{"a": [[1, 2, 3, 4, 0.5, "up"]]}', "perhaps 'left' or 'right'"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from fasthmr.errors import InputError, UsageError
 from fasthmr.runtime.detect import FullFrame, check_boxes, load_detector
+from fasthmr.types import Detections
 
 
 def test_full_frame_is_one_box() -> None:
@@ -26,7 +27,7 @@ def test_detectors_by_name() -> None:
 
 def test_boxes_are_clipped_and_sorted() -> None:
     boxes = torch.tensor([[-5.0, -5, 20, 20], [10, 10, 90, 90]])
-    found = check_boxes(boxes, torch.tensor([0.5, 0.9]), (40, 30), "a.jpg")
+    found = check_boxes(Detections(boxes_xyxy=boxes, scores=torch.tensor([0.5, 0.9])), (40, 30), "a.jpg")
     assert found.boxes_xyxy.tolist() == [[10, 10, 40, 30], [0, 0, 20, 20]]
     assert found.scores.tolist() == pytest.approx([0.9, 0.5])
 
@@ -44,4 +45,8 @@ def test_boxes_are_clipped_and_sorted() -> None:
 )
 def test_impossible_boxes_are_refused(box: tuple[float, ...], message: str) -> None:
     with pytest.raises(InputError, match=rf"a\.jpg: box 0 .*{message}"):
-        check_boxes(torch.tensor([box], dtype=torch.float32), torch.ones(1), (40, 30), "a.jpg")
+        check_boxes(
+            Detections(boxes_xyxy=torch.tensor([box], dtype=torch.float32), scores=torch.ones(1)),
+            (40, 30),
+            "a.jpg",
+        )

@@ -8,6 +8,7 @@ import torch
 
 from fasthmr.io.video import VideoFrame
 from fasthmr.runtime.follow import FollowedFrame, Follower
+from fasthmr.runtime.look import EveryNth
 from fasthmr.types import Detections
 
 SIZE = (200, 120)  # width, height
@@ -43,7 +44,7 @@ def walking(index: int) -> list[list[float]]:
 
 def test_boxes_between_detections_lie_on_the_straight_way() -> None:
     detector = Planned(walking)
-    followed = follow(Follower(detector, every=4, wait=True), 13)
+    followed = follow(Follower(EveryNth(detector, 4), wait=True), 13)
     assert detector.looked == [0, 4, 8, 12]
     assert [item.frame.index for item in followed] == list(range(13))
     sights = [item.people[0].sight for item in followed]
@@ -54,13 +55,13 @@ def test_boxes_between_detections_lie_on_the_straight_way() -> None:
 
 
 def test_frames_after_the_last_detection_are_given_at_the_end() -> None:
-    followed = follow(Follower(Planned(walking), every=5, wait=True), 8)
+    followed = follow(Follower(EveryNth(Planned(walking), 5), wait=True), 8)
     assert [item.frame.index for item in followed] == list(range(8))
     assert [item.people[0].sight for item in followed[5:]] == ["detected", "between", "between"]
 
 
 def test_without_a_wait_every_frame_is_answered_at_once() -> None:
-    follower = Follower(Planned(walking), every=4, wait=False)
+    follower = Follower(EveryNth(Planned(walking), 4), wait=False)
     for index in range(10):
         (now,) = follower.push(frame(index))
         assert now.frame.index == index
@@ -69,7 +70,7 @@ def test_without_a_wait_every_frame_is_answered_at_once() -> None:
 
 
 def test_somebody_who_is_not_found_again_is_expected_for_a_while() -> None:
-    followed = follow(Follower(Planned(lambda i: walking(i) if i <= 12 else []), every=3, wait=True), 40)
+    followed = follow(Follower(EveryNth(Planned(lambda i: walking(i) if i <= 12 else []), 3), wait=True), 40)
     sights = [item.people[0].sight if item.people else None for item in followed]
     assert sights[12:16] == ["detected", "between", "between", "expected"]
     assert sights[16:27] == ["expected"] * 11
@@ -81,7 +82,7 @@ def test_boxes_end_at_the_edges_of_the_picture() -> None:
     def leaving(index: int) -> list[list[float]]:
         return [[150.0 + 3 * index, 20.0, 180.0 + 3 * index, 100.0]] if index < 14 else []
 
-    followed = follow(Follower(Planned(leaving), every=1, wait=True), 30)
+    followed = follow(Follower(EveryNth(Planned(leaving), 1), wait=True), 30)
     for item in followed:
         for person in item.people:
             x1, y1, x2, y2 = person.box_xyxy
@@ -94,12 +95,12 @@ def test_the_most_important_people_are_followed_without_changes() -> None:
         first, second = walking(index)[0], [120.0, 10.0, 160.0, 110.0]
         return [second, first] if index > 3 else [first]
 
-    followed = follow(Follower(Planned(two), every=1, wait=True, max_persons=1), 12)
+    followed = follow(Follower(EveryNth(Planned(two), 1), wait=True, max_persons=1), 12)
     assert {person.track_id for item in followed for person in item.people} == {0}
     assert all(len(item.people) == 1 for item in followed)
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_an_empty_scene(wait: bool) -> None:
-    followed = follow(Follower(Planned(lambda index: []), every=2, wait=wait), 7)
+    followed = follow(Follower(EveryNth(Planned(lambda index: []), 2), wait=wait), 7)
     assert [item.people for item in followed] == [()] * 7

@@ -16,7 +16,8 @@ from fasthmr.errors import UsageError
 from fasthmr.geometry.cameras import project
 from fasthmr.runtime.intrinsics import PictureCamera
 from fasthmr.runtime.pipeline import Pipeline
-from fasthmr.runtime.recover import MeshRecovery, place_people, run_model
+from fasthmr.runtime.place import place_people
+from fasthmr.runtime.recover import MeshRecovery, run_model
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.types import BodyParams, Crop, Detections, HMROutput, Keypoints2D
 

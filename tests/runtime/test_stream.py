@@ -215,7 +215,7 @@ def test_boxes_and_delays_that_make_no_sense(make, plug, tmp_path: Path) -> None
     (tmp_path / "boxes.json").write_text("{}")
     pipeline = make()
     pipeline.boxes_file = object()
-    with pytest.raises(UsageError, match="for pictures"):
+    with pytest.raises(UsageError, match="cameras and streams"):
         pipeline.stream(0)
     for delay in (-0.1, 9.0, float("nan")):
         with pytest.raises(UsageError, match="delay"):

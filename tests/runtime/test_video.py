@@ -275,12 +275,12 @@ def test_videos_and_pictures_mix_and_are_taken_up_again(make, tmp_path: Path) ->
     assert [report.status for report in other] == ["ok", "ok"]
 
 
-def test_boxes_are_for_pictures(make, tmp_path: Path) -> None:
+def test_boxes_of_a_video_name_its_frames(make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4")
-    with pytest.raises(UsageError, match="tracked"):
+    with pytest.raises(UsageError, match="come in a file"):
         make()(path, boxes=[[0, 0, 10, 10]])
     (tmp_path / "boxes.json").write_text('{"a.mp4": [[0, 0, 10, 10]]}')
-    with pytest.raises(UsageError, match="tracked"):
+    with pytest.raises(InputError, match=r"a\.mp4: no boxes in .*name frames 'a\.mp4#0'"):
         make(boxes=tmp_path / "boxes.json")(path)
 
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fasthmr.body.lbs import BodyModel, dense_lbs_weights
+from fasthmr.body.mirror import mirrored
 from fasthmr.errors import UnsafeFileError
 
 _BODY_KEYS = frozenset(
@@ -56,27 +57,6 @@ def load_default_hand(side: Literal["left", "right"] = "right", num_betas: int =
     """
     right = _load_asset("hand.safetensors", num_betas)
     return right if side == "right" else mirrored(right)
-
-
-def mirrored(body: BodyModel) -> BodyModel:
-    """A body without correctives reflected in the plane x = 0, faces turned so that they look outward."""
-    if body.posedirs is not None:
-        raise ValueError(f"body '{body.name}' has pose correctives, which do not mirror by a sign")
-    sign = body.v_template.new_tensor([-1.0, 1.0, 1.0])
-    return BodyModel(
-        v_template=body.v_template * sign,
-        shapedirs=body.shapedirs * sign[:, None],
-        faces=body.faces.flip(-1),
-        parents=body.parents.tolist(),
-        lbs_weights=body.lbs_weights,
-        J_regressor=body.J_regressor,
-        J_template=body.J_template * sign,
-        J_shapedirs=body.J_shapedirs * sign[:, None],
-        keypoint_regressor=body.keypoint_regressor,
-        keypoint_names=body.keypoint_names,
-        extras=body.extras,
-        name=body.name,
-    )
 
 
 def body_from_baked(

@@ -32,7 +32,7 @@ def write_glb(clip: Clip, path: Path) -> Path:
     if clip.num_frames:
         roots.append(file.add("nodes", name="camera", camera=file.add("cameras", **_camera(clip))))
     people = [(index, person) for index, person in enumerate(clip.persons) if len(person.frames)]
-    surfaces = SurfaceWriter(file, clip.faces)
+    surfaces = SurfaceWriter(file)
     if people and clip.num_frames > 1:
         scene = SkinnedScene(file, clip, surfaces, str(path))
         for index, person in people:
@@ -41,7 +41,7 @@ def write_glb(clip: Clip, path: Path) -> Path:
     else:
         for index, person in people:
             name = person_name(person)
-            mesh = surfaces.add(name, index, to_viewer_axes(person.vertices[0]))
+            mesh = surfaces.add(name, index, to_viewer_axes(person.vertices[0]), clip.faces_of(person))
             roots.append(file.add("nodes", name=name, mesh=mesh))
     return write_bytes(path, file.to_bytes(roots, _extras(clip)))
 

@@ -77,7 +77,7 @@ class SkinnedScene:
         mesh = file.add(
             "nodes",
             name=f"{name}_mesh",
-            mesh=self._surfaces.add(name, color, points, self._weights),
+            mesh=self._surfaces.add(name, color, points, self._clip.faces_of(person), self._weights),
             skin=skin,
             extras={"skinning_error_mm": {"mean": round(mean, 3), "max": round(worst, 3)}},
         )

@@ -14,17 +14,18 @@ from fasthmr.io.glb_file import GlbFile
 
 
 class SurfaceWriter:
-    """Adds surfaces that share their triangles, which are stored once."""
+    """Adds surfaces; those with the same triangles share them."""
 
-    def __init__(self, file: GlbFile, faces: Int[np.ndarray, "faces 3"]) -> None:
-        self._file, self._faces = file, faces
-        self._indices: int | None = None
+    def __init__(self, file: GlbFile) -> None:
+        self._file = file
+        self._indices: dict[bytes, int] = {}
 
     def add(
         self,
         name: str,
         color: int,
         points: Float[np.ndarray, "vertices 3"],
+        faces: Int[np.ndarray, "faces 3"],
         attributes: Mapping[str, int] | None = None,
     ) -> int:
         """Adds a mesh and returns its index.
@@ -35,11 +36,13 @@ class SurfaceWriter:
             attributes: Further accessors of the vertices.
         """
         file, points = self._file, points.astype(np.float32)
-        normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(self._faces).long()).numpy()
+        corners = np.ascontiguousarray(faces, dtype=np.int64)
+        normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(corners)).numpy()
         normals[~normals.any(1)] = (0, 1, 0)  # glTF asks for unit length, also at unused vertices
-        if self._indices is None:
+        key = corners.tobytes()
+        if key not in self._indices:
             dtype = np.uint16 if len(points) < 65535 else np.uint32
-            self._indices = file.accessor(self._faces.astype(dtype).reshape(-1), "indices")
+            self._indices[key] = file.accessor(corners.astype(dtype).reshape(-1), "indices")
         material = file.add(
             "materials",
             name=name,
@@ -55,7 +58,7 @@ class SurfaceWriter:
                 "NORMAL": file.accessor(normals, "vertices"),
                 **(attributes or {}),
             },
-            "indices": self._indices,
+            "indices": self._indices[key],
             "material": material,
         }
         return file.add("meshes", name=name, primitives=[primitive])

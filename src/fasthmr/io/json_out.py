@@ -65,6 +65,7 @@ def _person(person: Person, clip: Clip) -> dict[str, Any]:
         columns["keypoints_2d"] = person.keypoints_2d
     return {
         "track_id": int(person.track_id),
+        **({} if person.side is None else {"side": person.side}),
         "frames": [
             {"frame": int(frame)} | {name: _plain(values[index]) for name, values in columns.items()}
             for index, frame in enumerate(person.frames)

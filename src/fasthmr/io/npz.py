@@ -2,6 +2,7 @@
 
 Beside the fields of `Person`, each person carries the AMASS names: `poses` (axis-angle, all joints in a
 row) and `trans`; the file carries `gender` and `mocap_framerate`, and the `times` of a variable frame rate.
+Hands carry their `side`; triangles of left ones run the other way round than `faces`.
 
 A rest mesh stands for surfaces that are computed on demand, see `rest_surface`.
 """
@@ -65,12 +66,14 @@ _PERSON_FIELDS = {
     "keypoints_2d": ("f", ("f", 17, 3)),
     "poses": ("f", ("f", "A")),
     "trans": ("f", ("f", 3)),
+    "side": ("U", ()),
 }
 _OPTIONAL = {
     *(
         "lbs_weights",
         "pose_fitted",
         "keypoints_2d",
+        "side",
         "mocap_framerate",
         "gender",
         "poses",
@@ -135,6 +138,8 @@ def read_npz(path: Path) -> Clip:
         raise InputError(f"{path}: 'times' do not increase")
     for index, arrays in enumerate(people):
         at_rest = "lbs_weights" in own and {"rest_vertices", "rest_joints"} <= arrays.keys()
+        if str(arrays.get("side", "left")) not in ("left", "right"):
+            raise InputError(f"{path}: 'person_{index:03d}/side' is neither left nor right")
         if not at_rest and "vertices" not in arrays:
             raise InputError(f"{path}: array 'person_{index:03d}/vertices' is missing")
     return _clip(own, people)
@@ -148,7 +153,9 @@ def _person_arrays(person: Person, clip: Clip) -> Iterator[tuple[str, np.ndarray
     )
     if at_rest:
         yield from surface_arrays(person, clip).items()
-    left_out = {"track_id", "frames", *(["vertices"] if at_rest else [])}
+    if person.side is not None:
+        yield "side", np.array(person.side)
+    left_out = {"track_id", "frames", "side", *(["vertices"] if at_rest else [])}
     for field in fields(Person):
         value = getattr(person, field.name)
         if field.name not in left_out and value is not None:
@@ -164,6 +171,7 @@ def _clip(own: dict[str, np.ndarray], people: list[dict[str, np.ndarray]]) -> Cl
     for arrays in people:
         values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(Person)}
         values["track_id"] = int(arrays["track_id"])
+        values["side"] = None if "side" not in arrays else str(arrays["side"])
         if "vertices" not in arrays:
             values["vertices"] = read_surface(arrays, own)
         persons.append(Person(**values))

@@ -52,9 +52,9 @@ def _frame(clip: Clip, frame: int) -> str:
     start = 1
     for person in clip.persons:
         for index in np.flatnonzero(person.frames == frame):
-            points = to_viewer_axes(person.vertices[index])
-            normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(clip.faces).long()).numpy()
-            corners = np.repeat(clip.faces.astype(np.int64) + start, 2, axis=1)
+            points, faces = to_viewer_axes(person.vertices[index]), clip.faces_of(person).astype(np.int64)
+            normals = vertex_normals(torch.from_numpy(points), torch.from_numpy(faces)).numpy()
+            corners = np.repeat(faces + start, 2, axis=1)
             lines.append(f"g {person_name(person)}\n")
             lines.append(_rows("v %.6f %.6f %.6f\n", points))
             lines.append(_rows("vn %.4f %.4f %.4f\n", normals))

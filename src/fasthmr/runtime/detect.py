@@ -7,8 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from fasthmr.errors import InputError, UsageError, did_you_mean
 from fasthmr.geometry.boxes import clip_boxes
@@ -62,12 +61,7 @@ def load_detector(detector: str | Path | Detector) -> Detector:
     )
 
 
-def check_boxes(
-    boxes_xyxy: Float[Tensor, "persons 4"],
-    scores: Float[Tensor, "persons"],
-    image_size: tuple[int, int],
-    source: str,
-) -> Detections:
+def check_boxes(given: Detections, image_size: tuple[int, int], source: str) -> Detections:
     """Given boxes cut at the edges of the picture, best score first.
 
     Args:
@@ -78,7 +72,7 @@ def check_boxes(
         InputError: A box is empty, not finite, or lies outside the picture.
     """
     width, height = image_size
-    for index, box in enumerate(boxes_xyxy.tolist()):
+    for index, box in enumerate(given.boxes_xyxy.tolist()):
         x1, y1, x2, y2 = box
         shown = ", ".join(f"{value:g}" for value in box)
         if not np.isfinite(box).all() or x1 >= x2 or y1 >= y2:
@@ -90,5 +84,9 @@ def check_boxes(
                 f"{source}: box {index} ({shown}) lies outside the picture of {width}x{height} pixels; "
                 "boxes are x1, y1, x2, y2 in pixels"
             )
-    order = torch.argsort(scores, descending=True, stable=True)
-    return Detections(boxes_xyxy=clip_boxes(boxes_xyxy[order], image_size), scores=scores[order])
+    order = torch.argsort(given.scores, descending=True, stable=True)
+    return Detections(
+        boxes_xyxy=clip_boxes(given.boxes_xyxy[order], image_size),
+        scores=given.scores[order],
+        left=None if given.left is None else given.left[order],
+    )

@@ -47,12 +47,7 @@ def draw(
         seen = [(person, row) for person in clip.persons for row in _rows(person, frame)]
         points = [person.keypoints_2d[row] for person, row in seen]
         return draw_keypoints(rgb, points, [person.boxes_xyxy[row] for person, row in seen])
-    faces = torch.from_numpy(np.asarray(clip.faces))
-    meshes = [
-        _mesh(torch.from_numpy(person.vertices[row]), faces, person.track_id)
-        for person in clip.persons
-        for row in _rows(person, frame)
-    ]
+    meshes = [_mesh(clip, person, row) for person in clip.persons for row in _rows(person, frame)]
     return overlay(rgb, meshes, torch.from_numpy(clip.intrinsics[frame]), **(_QUICK if quick else {}))
 
 
@@ -145,7 +140,9 @@ def _rows(person: Person | PosePerson, frame: int) -> list[int]:
     return [row] if row < len(person.frames) and person.frames[row] == frame else []
 
 
-def _mesh(vertices: torch.Tensor, faces: torch.Tensor, number: int) -> Mesh:
+def _mesh(clip: Clip, person: Person, row: int) -> Mesh:
     """In the colour of a person, the same in every frame."""
-    color = vertices.new_tensor(person_color(number))
+    vertices = torch.from_numpy(person.vertices[row])
+    faces = torch.from_numpy(np.ascontiguousarray(clip.faces_of(person)))
+    color = vertices.new_tensor(person_color(person.track_id))
     return Mesh(vertices=vertices, faces=faces, vertex_colors=color.expand_as(vertices))

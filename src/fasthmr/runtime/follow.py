@@ -11,16 +11,14 @@ from typing import Literal
 import numpy as np
 
 from fasthmr.io.video import VideoFrame
-from fasthmr.runtime.detect import Detector
-from fasthmr.runtime.person_detector import BuiltInPersonDetector
+from fasthmr.runtime.look import Looker
 from fasthmr.runtime.timing import Stopwatch
-from fasthmr.runtime.track import TrackedBox, Tracker, TrackerConfig
+from fasthmr.runtime.track import TrackedBox, Tracker
+from fasthmr.types import Detections
 
 Sight = Literal["detected", "between", "expected"]
 """Found in this frame; nobody looked in this frame, but in one before; or looked for in vain."""
 
-_DOUBTFUL = 0.5  # of the detector's own threshold: boxes that only continue tracks
-_NEW = 1.25  # the same for boxes that start one
 _LEAST_SIDE = 4.0  # pixels
 _LEAST_SEEN = 0.2  # of a box within the picture
 
@@ -32,12 +30,14 @@ class PersonInFrame:
     Attributes:
         box_xyxy: Pixels, cut at the edges of the picture.
         score: Of the detection, 0..1; in between, that of the detections around; 0 where looked for in vain.
+        left: Of a hand, whether it is a left one.
     """
 
     track_id: int
     box_xyxy: tuple[float, float, float, float]
     score: float
     sight: Sight
+    left: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +49,28 @@ class FollowedFrame:
 
 
 class Follower:
-    """Detects people in every n-th frame and tracks them in all.
+    """Looks for people in some frames and tracks them in all.
 
     Args:
-        every: Detect in one of so many frames, by their numbers; some of these may be missing.
-        wait: Hold frames back until the next detection, so that boxes in between lie on the way there;
-            otherwise every frame is answered at once with the boxes that are expected.
+        wait: Hold frames back until the next look, so that boxes in between lie on the way there; otherwise
+            every frame is answered at once with the boxes that are expected.
         max_persons: Follow so many at once; those who have been followed for longest come first.
         watch: For the stages "detect" and "track".
+
+    Attributes:
+        looks: Frames in which people were looked for, and might have been seen by mistake.
     """
 
     def __init__(
-        self,
-        detector: Detector,
-        *,
-        every: int,
-        wait: bool,
-        max_persons: int | None = None,
-        watch: Stopwatch | None = None,
+        self, looker: Looker, *, wait: bool, max_persons: int | None = None, watch: Stopwatch | None = None
     ) -> None:
-        self._detector, config = _for_tracking(detector)
-        self._tracker = Tracker(config)
-        self._every, self._wait, self._max_persons = every, wait, max_persons
+        self._looker = looker
+        self._trackers = {side: Tracker(looker.config) for side in looker.sides}
+        self._numbers: dict[tuple[bool | None, int], int] = {}  # of people, by side and number of the track
+        self._sides: dict[int, bool | None] = {}
+        self._wait, self._max_persons = wait, max_persons
         self._watch = watch or Stopwatch()
-        self._next_look = 0  # number of the frame
-        self._last: dict[int, TrackedBox] = {}  # at the last detection
+        self._last: dict[int, TrackedBox] = {}  # at the last look
         self._last_s = 0.0
         self._held: list[tuple[VideoFrame, list[TrackedBox]]] = []
         self._followed: Counter[int] = Counter()
@@ -81,23 +78,34 @@ class Follower:
 
     def push(self, frame: VideoFrame) -> list[FollowedFrame]:
         """Takes the next frame; gives the frames, this and former ones, in which people are known now."""
-        looks = frame.index >= self._next_look
-        detections = None
-        if looks:
-            self._next_look = frame.index + self._every
-            self.looks += 1
-            with self._watch("detect"):
-                detections = self._detector(frame.rgb)
+        with self._watch("detect"):
+            detections = self._looker.look(frame)
         with self._watch("track"):
-            tracked = self._tracker.update(detections, frame.time_s)
-            if not looks:
+            tracked = self._track(detections, frame.time_s)
+            if detections is None:
                 if not self._wait:
                     return [self._as_followed(frame, tracked)]
                 self._held.append((frame, tracked))
                 return []
+            self.looks += not self._looker.given
             ready = self._release(tracked, frame.time_s)
             self._last, self._last_s = {track.track_id: track for track in tracked}, frame.time_s
             return [*ready, self._as_followed(frame, tracked, looks=True)]
+
+    def _track(self, detections: Detections | None, time_s: float) -> list[TrackedBox]:
+        """The tracks of both sides, where there are sides, under numbers of their own."""
+        tracked = []
+        for side, tracker in self._trackers.items():
+            seen = detections
+            if seen is not None and side is not None:
+                assert seen.left is not None
+                rows = seen.left == side
+                seen = Detections(boxes_xyxy=seen.boxes_xyxy[rows], scores=seen.scores[rows])
+            for track in tracker.update(seen, time_s):
+                number = self._numbers.setdefault((side, track.track_id), len(self._numbers))
+                self._sides[number] = side
+                tracked.append(dataclasses.replace(track, track_id=number))
+        return sorted(tracked, key=lambda track: track.track_id)
 
     def flush(self) -> list[FollowedFrame]:
         """The frames that are held back after the last detection."""
@@ -136,28 +144,15 @@ class Follower:
                 sight = "detected"
             elif not looks and last is not None and last.detected:
                 sight, score = "between", last.score
-            people.append(PersonInFrame(track_id=track.track_id, box_xyxy=box, score=score, sight=sight))
+            left = self._sides[track.track_id]
+            people.append(
+                PersonInFrame(track_id=track.track_id, box_xyxy=box, score=score, sight=sight, left=left)
+            )
         if self._max_persons is not None:
             people.sort(key=lambda person: (-self._followed[person.track_id], -person.score))
             people = sorted(people[: self._max_persons], key=lambda person: person.track_id)
         self._followed.update(person.track_id for person in people)
         return FollowedFrame(frame=frame, people=tuple(people))
-
-
-def _for_tracking(detector: Detector) -> tuple[Detector, TrackerConfig]:
-    """A detector that also gives doubtful boxes, where it can, and what is certain with it."""
-    if not isinstance(detector, BuiltInPersonDetector):
-        return detector, TrackerConfig()
-    certain = detector.score_threshold
-    doubtful = BuiltInPersonDetector(
-        detector.model,
-        sides=detector.sides,
-        score_threshold=_DOUBTFUL * certain,
-        nms_threshold=detector.nms_threshold,
-    )
-    return doubtful, TrackerConfig(
-        new_score=min(_NEW * certain, 1.0), high_score=certain, low_score=_DOUBTFUL * certain
-    )
 
 
 def _within(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import nn
 
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import COCO17_NAMES
@@ -23,6 +24,7 @@ from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.models.motion_prior import MotionPrior
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.intrinsics import CHOICES
+from fasthmr.types import Detections
 
 Task = Literal["mesh", "pose"]
 """What a pipeline looks for: body meshes, or COCO's 17 keypoints."""
@@ -198,11 +200,16 @@ def as_picture(source: str | Path | np.ndarray) -> UInt8[np.ndarray, "height wid
     return source
 
 
-def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "persons"]]:
+def as_boxes(boxes: object, sides: Sequence[str] | None = None, left: bool | None = None) -> Detections:
     """Boxes in rows (x1, y1, x2, y2), each with the score 1.
 
+    Args:
+        sides: "left" or "right" for each box.
+        left: For hands, whether they are left ones if `sides` does not say; None for people.
+
     Raises:
-        InputError: They are not such rows.
+        InputError: They are not such rows, or not as many sides.
+        UsageError: Sides of people.
     """
     try:
         table = torch.as_tensor(np.asarray(boxes, dtype=np.float32))
@@ -213,7 +220,16 @@ def as_boxes(boxes: object) -> tuple[Float[Tensor, "persons 4"], Float[Tensor, "
         raise InputError(
             f"boxes have the shape {tuple(table.shape)}; needed: (persons, 4) with x1, y1, x2, y2"
         )
-    return table, torch.ones(len(table))
+    which = None if left is None else torch.full((len(table),), left)
+    if sides is not None:
+        if left is None:
+            raise UsageError("sides are for models of hands; this one reads people")
+        if len(sides) != len(table) or not set(sides) <= {"left", "right"}:
+            raise InputError(
+                f"sides {list(sides)} for {len(table)} boxes; needed: 'left' or 'right' for each"
+            )
+        which = torch.tensor([side == "left" for side in sides], dtype=torch.bool)
+    return Detections(boxes_xyxy=table, scores=torch.ones(len(table)), left=which)
 
 
 def _kind(model: nn.Module) -> str:

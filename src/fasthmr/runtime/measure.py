@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from fasthmr.models.pose import PoseModel
+from fasthmr.runtime.coco_points import coco_scores, measured_points
 from fasthmr.runtime.follow import FollowedFrame, PersonInFrame
 from fasthmr.runtime.intrinsics import PictureCamera
+from fasthmr.runtime.left_hands import Left
+from fasthmr.runtime.place import place_params
 from fasthmr.runtime.pose import find_keypoints
-from fasthmr.runtime.recover import MeshRecovery, coco_scores, measured_points, place_params
+from fasthmr.runtime.recover import MeshRecovery
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import PARAMS, Measured
 from fasthmr.types import Crop
@@ -59,7 +62,8 @@ class MeshMeasure:
     def push(self, followed: FollowedFrame) -> list[Measured]:
         if followed.people:
             with self._watch("crop"):
-                self._crops.append(self._meshes.cut(followed.frame.rgb, _boxes(followed.people)))
+                boxes, left = _boxes(followed.people), _left(followed.people)
+                self._crops.append(self._meshes.cut(followed.frame.rgb, boxes, left))
             self._frames += [followed.frame.index] * len(followed.people)
             self._people += followed.people
         return self.flush() if len(self._people) >= self._batch_size else []
@@ -71,7 +75,7 @@ class MeshMeasure:
         crop = Crop(**{name: torch.cat([getattr(c, name) for c in self._crops]) for name in _CROP})
         self._crops, self._frames, self._people = [], [], []
         with self._watch("model"):
-            output = self._meshes.run(crop, _boxes(people), self._camera)
+            output = self._meshes.run(crop, _boxes(people), self._camera, _left(people))
         with self._watch("body"):
             params = place_params(output, crop, self._camera, self._meshes.params_body)
             values = {name: _array(getattr(params, name)) for name in PARAMS}
@@ -111,6 +115,12 @@ _CROP = tuple(field.name for field in fields(Crop))
 
 def _boxes(people: Sequence[PersonInFrame]) -> Tensor:
     return torch.tensor([person.box_xyxy for person in people])
+
+
+def _left(people: Sequence[PersonInFrame]) -> Left | None:
+    """Which are left hands, if they are hands."""
+    sides = [person.left for person in people if person.left is not None]
+    return torch.tensor(sides) if sides else None
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,16 @@ from torch import nn
 
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.lbs import BodyModel
-from fasthmr.body.skeletons import COCO17_NAMES
+from fasthmr.body.mirror import mirrored
 from fasthmr.errors import UsageError
 from fasthmr.models.inference import ready_for_inference
 from fasthmr.models.mesh import MeshModel
 from fasthmr.models.pose import PoseModel
-from fasthmr.results import Clip, PoseClip, PosePerson
+from fasthmr.results import Clip, PoseClip, Side
 from fasthmr.runtime.boxes_file import BoxesFile
 from fasthmr.runtime.calibration import read_calibration
 from fasthmr.runtime.detect import Detector, check_boxes, load_detector
-from fasthmr.runtime.intrinsics import CHOICES, IntrinsicsEstimator, PictureCamera, check_camera_options
+from fasthmr.runtime.intrinsics import IntrinsicsEstimator, PictureCamera
 from fasthmr.runtime.loading import (
     DEFAULT_MODEL,
     Task,
@@ -32,14 +32,15 @@ from fasthmr.runtime.loading import (
     check_task,
     choose_device,
     describe_engine,
-    is_file_name,
     load_body,
     load_model,
     load_network,
 )
-from fasthmr.runtime.pose import as_pose_persons, find_keypoints
+from fasthmr.runtime.look import of_side
+from fasthmr.runtime.options import check_hand, is_network_file, name_of, refuse_unused
+from fasthmr.runtime.picture_clip import mesh_clip, pose_clip
 from fasthmr.runtime.recover import MeshRecovery, takes_camera
-from fasthmr.runtime.sources import as_live, is_video, picture_number
+from fasthmr.runtime.sources import as_live, is_video
 from fasthmr.runtime.stream import Stream
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.vertices import is_hand_model, with_body
@@ -76,7 +77,9 @@ class Pipeline:
         mesh: Hierarchy of that mesh (METRO's `mesh_downsampling.npz`, as it is or imported), where the
             weights do not hold it; see `runtime.vertices`.
         detector: "auto", "full" (one person fills the picture), an .onnx file, or a `Detector`.
-        boxes: JSON or CSV file with the boxes of each picture; then nothing is detected.
+        boxes: JSON or CSV file with the boxes of each picture, or of frames of videos; then nothing is
+            detected. See `runtime.boxes_file`.
+        hand: "right" or "left": what hands are, for models of hands, where boxes do not say it.
         focal: Focal length in pixels. Without any word on the camera, a model that does not ask for it gets
             5000/256 of the longer side as in HMR 2.0, a long lens: the overlay fits, distances are too large.
         fov_deg: Horizontal field of view in degrees, instead of `focal`.
@@ -93,6 +96,7 @@ class Pipeline:
 
     Attributes:
         engine: What runs the model, and the precision that it computes in.
+        left: Of models of hands, whether hands are left ones where nothing else is said; else None.
 
     Raises:
         UsageError: An unknown task, preset, detector, engine or device, a model that does not fit the task,
@@ -110,6 +114,7 @@ class Pipeline:
         mesh: str | Path | None = None,
         detector: str | Path | Detector = "auto",
         boxes: str | Path | None = None,
+        hand: Side | None = None,
         focal: float | None = None,
         fov_deg: float | None = None,
         calib: str | Path | None = None,
@@ -123,7 +128,7 @@ class Pipeline:
         if batch_size < 1 or (max_persons is not None and max_persons < 1):
             raise UsageError("batch_size and max_persons are at least 1")
         self.task: Task = check_task(task)
-        network_file = _is_network_file(focal, fov_deg, calib, intrinsics)
+        network_file = is_network_file(focal, fov_deg, calib, intrinsics)
         calibration = None if calib is None else read_calibration(calib)
         self.max_persons, self.batch_size = max_persons, batch_size
         self.device = choose_device(device)
@@ -134,12 +139,12 @@ class Pipeline:
             ready_for_inference(loaded)
         self.model = loaded.to(self.device).eval()
         self.engine = describe_engine(self.model)
-        self.model_name = _name(model)
+        self.model_name = name_of(model)
         self.video = (video or VideoOptions()).for_model(self.model_name)
         if isinstance(self.model, PoseModel):
             given = {"body": body, "mesh": mesh, "focal": focal, "fov": fov_deg, "calib": calib}
             given["intrinsics"] = None if intrinsics == "auto" else intrinsics
-            _refuse_unused(self.model_name, given)
+            refuse_unused(self.model_name, given)
         network = getattr(self.model, "intrinsics", None)
         if network_file:
             network = load_network(intrinsics)
@@ -153,6 +158,8 @@ class Pipeline:
             takes_camera=takes_camera(self.model),
         )
         self.reads_hands = isinstance(self.model, MeshModel) and is_hand_model(self.model)
+        tells_sides = self.boxes_file is not None and self.boxes_file.tells_sides
+        self.left = check_hand(hand, self.reads_hands, tells_sides, self.model_name)
         if isinstance(self.model, MeshModel):
             ready = with_body(self.model, self.model_name, body=body, mesh=mesh, device=self.device)
             self.model, self.body, params_body = ready.model, ready.body, ready.params_body
@@ -170,24 +177,30 @@ class Pipeline:
             body=self.body,
             batch_size=batch_size,
             device=self.device,
+            left_body=mirrored(self.body) if self.reads_hands else None,
         )
         self.detector_name = str(detector) if isinstance(detector, str | Path) else type(detector).__name__
         self._detector_choice = detector
         self._detector: Detector | None = None
 
     def __call__(
-        self, source: str | Path | int | np.ndarray, *, boxes: np.ndarray | Sequence | None = None
+        self,
+        source: str | Path | int | np.ndarray,
+        *,
+        boxes: np.ndarray | Sequence | None = None,
+        sides: Sequence[str] | None = None,
     ) -> Clip | PoseClip:
         """The people in a picture or video; nobody is a valid result.
 
         Args:
             source: A picture or video file, an 8-bit RGB array, the number of a camera, the URL of a stream.
             boxes: Rows (x1, y1, x2, y2) in pixels of a picture; then nothing is detected.
+            sides: "left" or "right" for each box, for models of hands.
 
         Raises:
             InputError: The source cannot be used, a box lies outside it, or its camera is not known.
             ResourceError: Memory is used up even with one person at a time.
-            UsageError: Boxes are given for a video.
+            UsageError: Boxes are given for a video, or sides for people.
         """
         watch = Stopwatch()
         if isinstance(source, int):
@@ -196,12 +209,14 @@ class Pipeline:
             found = as_live(str(source)) or Path(source)
             if is_video(found):
                 if boxes is not None:
-                    raise UsageError("boxes are for pictures; people in videos are tracked")
+                    raise UsageError(
+                        "boxes= is for pictures; those of a video come in a file, Pipeline(boxes=FILE)"
+                    )
                 return recover_video(self, found, self.video, watch)
         with watch("read"):
             rgb = as_picture(source)
         path = None if isinstance(source, np.ndarray) else Path(source)
-        return self.recover(rgb, path=path, boxes=boxes, watch=watch)
+        return self.recover(rgb, path=path, boxes=boxes, sides=sides, watch=watch)
 
     def predict_many(
         self,
@@ -241,7 +256,7 @@ class Pipeline:
 
         Raises:
             InputError: It cannot be used at all.
-            UsageError: The pipeline has a file of boxes, which are for pictures.
+            UsageError: The pipeline has a file of boxes.
         """
         return open_stream(self, as_live(str(source)) or Path(str(source)), self.video)
 
@@ -272,6 +287,7 @@ class Pipeline:
         *,
         path: Path | None = None,
         boxes: np.ndarray | Sequence | None = None,
+        sides: Sequence[str] | None = None,
         camera: PictureCamera | None = None,
         image_id: int | None = None,
         watch: Stopwatch | None = None,
@@ -285,70 +301,10 @@ class Pipeline:
         """
         watch = watch or Stopwatch()
         with watch("detect"):
-            people = self._find(rgb, path, boxes)
+            people = self._find(rgb, path, boxes, sides)
         if self.task == "pose":
-            return self._pose_clip(rgb, people, path, camera, image_id, watch)
-        return self._mesh_clip(rgb, people, path, camera, watch)
-
-    def _mesh_clip(
-        self,
-        rgb: Picture,
-        people: Detections,
-        path: Path | None,
-        camera: PictureCamera | None,
-        watch: Stopwatch,
-    ) -> Clip:
-        camera = camera or self._camera(rgb, path, watch)
-        source = str(path or "picture")
-        body = self.body
-        return Clip(
-            persons=self.meshes.persons(rgb, people, camera, watch, source) if len(people.scores) else (),
-            faces=body.faces.cpu().numpy(),
-            parents=body.parents.cpu().numpy(),
-            joint_names=tuple(body.joint_names),
-            intrinsics=camera.K[None].numpy(),
-            image_size=(rgb.shape[1], rgb.shape[0]),
-            camera_source=camera.source,
-            source=path.name if path else "",
-            body=body.name,
-            model=self.model_name,
-            lbs_weights=body.lbs_weights.cpu().numpy(),
-            pose_fitted=self.meshes.fits_pose,
-            timings=dict(watch.seconds),
-        )
-
-    def _pose_clip(
-        self,
-        rgb: Picture,
-        people: Detections,
-        path: Path | None,
-        camera: PictureCamera | None,
-        image_id: int | None,
-        watch: Stopwatch,
-    ) -> PoseClip:
-        persons: tuple[PosePerson, ...] = ()
-        if len(people.scores):
-            if isinstance(self.model, PoseModel):
-                boxes = people.boxes_xyxy
-                points = find_keypoints(self.model, rgb, boxes, self.batch_size, self.device, watch)
-            else:
-                camera = camera or self._camera(rgb, path, watch)
-                points = self.meshes.keypoints(rgb, people, camera, watch)
-            persons = as_pose_persons(people, points, str(path or "picture"))
-        number = picture_number(path) if image_id is None and path is not None else image_id
-        return PoseClip(
-            persons=persons,
-            keypoint_names=COCO17_NAMES,
-            image_ids=np.array([number or 0], dtype=np.int64),
-            image_size=(rgb.shape[1], rgb.shape[0]),
-            source=path.name if path else "",
-            model=self.model_name,
-            timings=dict(watch.seconds),
-        )
-
-    def _camera(self, rgb: Picture, path: Path | None, watch: Stopwatch) -> PictureCamera:
-        with watch("camera"):
-            return self.cameras.for_picture(rgb, path)
+            return pose_clip(self, rgb, people, path, camera, image_id, watch)
+        return mesh_clip(self, rgb, people, path, camera, watch)
 
     def _body_of_params(self, free_body: BodyModel) -> BodyModel:
         """The body that the model's parameters mean."""
@@ -366,39 +322,22 @@ class Pipeline:
             )
         return self.body
 
-    def _find(self, rgb: Picture, path: Path | None, boxes: object) -> Detections:
+    def _find(
+        self, rgb: Picture, path: Path | None, boxes: object, sides: Sequence[str] | None
+    ) -> Detections:
         height, width = rgb.shape[:2]
         name = str(path or "picture")
         if boxes is not None:
-            people = check_boxes(*as_boxes(boxes), (width, height), name)
+            people = check_boxes(as_boxes(boxes, sides, self.left), (width, height), name)
         elif self.boxes_file is not None:
             if path is None:
                 raise UsageError("a boxes file needs pictures with a name; give boxes= with an array")
-            listed = self.boxes_file.boxes_for(path)
-            people = check_boxes(listed.boxes_xyxy, listed.scores, (width, height), name)
+            people = check_boxes(self.boxes_file.boxes_for(path, self.left), (width, height), name)
         else:
-            people = self.detector(rgb)
+            people = of_side(self.detector(rgb), self.left)
         kept = slice(self.max_persons)
-        return Detections(boxes_xyxy=people.boxes_xyxy[kept].cpu(), scores=people.scores[kept].cpu())
-
-
-def _is_network_file(
-    focal: float | None, fov_deg: float | None, calib: str | Path | None, intrinsics: str | Path
-) -> bool:
-    """Checks the camera options before anything heavy is loaded."""
-    named = is_file_name(intrinsics) and intrinsics not in CHOICES
-    check_camera_options(focal, fov_deg, calib, "network" if named else str(intrinsics))
-    return named
-
-
-def _refuse_unused(model: str, given: Mapping[str, object]) -> None:
-    """Options that a model of 2D keypoints cannot heed are not passed over in silence."""
-    unused = [name for name, value in given.items() if value is not None]
-    if unused:
-        raise UsageError(f"'{model}' gives 2D keypoints, for which {' and '.join(unused)} mean nothing")
-
-
-def _name(model: str | Path | nn.Module) -> str:
-    if isinstance(model, nn.Module):
-        return type(model).__name__
-    return Path(model).name if is_file_name(model) else str(model)
+        return Detections(
+            boxes_xyxy=people.boxes_xyxy[kept].cpu(),
+            scores=people.scores[kept].cpu(),
+            left=None if people.left is None else people.left[kept].cpu(),
+        )

@@ -25,6 +25,7 @@ from fasthmr.io.video import VideoDamage, VideoFrame, VideoReader
 from fasthmr.models.pose import PoseModel
 from fasthmr.runtime.follow import FollowedFrame, Follower
 from fasthmr.runtime.intrinsics import TRACK_SAMPLES, Picture, PictureCamera
+from fasthmr.runtime.look import EveryNth, ListedBoxes, Looker
 from fasthmr.runtime.measure import Measure, MeshMeasure, PoseMeasure
 from fasthmr.runtime.threads import Background, prefetch, shared_cores
 from fasthmr.runtime.timing import Stopwatch
@@ -48,7 +49,7 @@ class Recording:
 
     Attributes:
         times: Of the frames that were taken, seconds.
-        looks: Frames in which people were looked for.
+        looks: Frames in which people were looked for, and might have been seen by mistake.
         damage: What the video did not give.
     """
 
@@ -77,16 +78,10 @@ def record(
         progress: Told how many frames are done.
 
     Raises:
-        ResourceError, UsageError: As `recover_video`.
+        InputError, ResourceError, UsageError: As `recover_video`.
     """
-    check_tracking(pipeline)
-    follower = Follower(
-        pipeline.detector,
-        every=options.looks_every(reader.fps),
-        wait=True,
-        max_persons=pipeline.max_persons,
-        watch=watch,
-    )
+    looker = make_looker(pipeline, reader, options)
+    follower = Follower(looker, wait=True, max_persons=pipeline.max_persons, watch=watch)
     table, times = TrackTable(), []
     taken = watched(taken_frames(reader, options), watch, "read")
     with shared_cores(2), closing(prefetch(taken, DECODE_AHEAD, stop)) as frames, torch.inference_mode():
@@ -123,10 +118,25 @@ def record(
     )
 
 
-def check_tracking(pipeline: Pipeline) -> None:
-    """Raises `UsageError` where the boxes of people are given, for pictures."""
+def check_stream(pipeline: Pipeline) -> None:
+    """Raises `UsageError` where the boxes of people are given, which nobody knows before the frames."""
     if pipeline.boxes_file is not None:
-        raise UsageError("a boxes file is for pictures; leave it out for videos, where people are tracked")
+        raise UsageError(
+            "a boxes file is for pictures and video files; cameras and streams have no boxes before their "
+            "frames come: leave it out"
+        )
+
+
+def make_looker(pipeline: Pipeline, reader: VideoReader, options: VideoOptions) -> Looker:
+    """What says where people are in a video: the user's boxes, else the detector.
+
+    Raises:
+        InputError: The file of boxes does not list the video.
+    """
+    if pipeline.boxes_file is None:
+        return EveryNth(pipeline.detector, options.looks_every(reader.fps), left=pipeline.left)
+    frames = pipeline.boxes_file.frames_of(reader.name, left=pipeline.left)
+    return ListedBoxes(frames, options.every, reader.name)
 
 
 def taken_frames(reader: Iterable[VideoFrame], options: VideoOptions) -> Iterator[VideoFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,32 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fasthmr.body.lbs import BodyModel
-from fasthmr.body.skeletons import COCO17_NAMES
-from fasthmr.body.transfer import fit_pose, transfer_params
-from fasthmr.data.records import POINT_NAMES
-from fasthmr.errors import ResourceError, UnsafeFileError, UsageError
-from fasthmr.geometry.cameras import bbox_info, crop_camera_to_full, project
+from fasthmr.errors import ResourceError, UnsafeFileError
 from fasthmr.geometry.crops import crop_pictures
 from fasthmr.reduction.mask_tokens import ellipse_in_crop
-from fasthmr.results import Person
+from fasthmr.results import Person, Side
+from fasthmr.runtime.coco_points import coco_keypoints, no_keypoints
 from fasthmr.runtime.intrinsics import Picture, PictureCamera
+from fasthmr.runtime.left_hands import Left, joints_of_sides, mirror_back, mirror_crops
+from fasthmr.runtime.place import PlacedPeople, as_shown, place_in_camera, place_people
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.types import BodyMesh, BodyParams, Crop, Detections, HMROutput, Keypoints2D
 
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
-_COCO17_IN_POINTS = [POINT_NAMES.index(name) for name in COCO17_NAMES]
-_MIN_SCALE = 0.05  # of the crop camera; a smaller or negative one puts the person out of reach
-_POSED_AT_ONCE = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlacedPeople:
-    """People in the camera frame of their picture, metres."""
-
-    params: BodyParams
-    mesh: BodyMesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +37,7 @@ class MeshRecovery:
         params_body: The body that the model's parameters mean.
         body: The body to show.
         batch_size: Crops that pass the model at once.
+        left_body: Mirror image of `body`, for models of hands.
     """
 
     model: nn.Module
@@ -56,6 +45,7 @@ class MeshRecovery:
     body: BodyModel
     batch_size: int
     device: torch.device
+    left_body: BodyModel | None = None
 
     @property
     def fits_pose(self) -> bool:
@@ -89,23 +79,31 @@ class MeshRecovery:
             raise no_keypoints(self.body.name)
         return points
 
-    def cut(self, rgb: Picture, boxes_xyxy: Float[Tensor, "persons 4"]) -> Crop:
-        """What the model wants to see of a picture."""
-        return crop_pictures(
+    def cut(self, rgb: Picture, boxes_xyxy: Float[Tensor, "persons 4"], left: Left | None = None) -> Crop:
+        """What the model wants to see of a picture: left hands in a mirror."""
+        crop = crop_pictures(
             rgb,
             grown(boxes_xyxy, getattr(self.model, "crop_margin", 1.0)),
             int(getattr(self.model, "crop_size", 256)),
             aspect=getattr(self.model, "crop_aspect", (192, 256)),
             antialias=getattr(self.model, "crop_antialias", True),
         )
+        return crop if left is None else mirror_crops(crop, left)
 
-    def run(self, crop: Crop, boxes_xyxy: Float[Tensor, "persons 4"], camera: PictureCamera) -> HMROutput:
-        """The model on crops, of one picture or several that share their camera.
+    def run(
+        self,
+        crop: Crop,
+        boxes_xyxy: Float[Tensor, "persons 4"],
+        camera: PictureCamera,
+        left: Left | None = None,
+    ) -> HMROutput:
+        """The model on crops that were cut for it, of one picture or several that share their camera.
 
         Raises:
             ResourceError: Memory is used up even with one person at a time.
         """
-        return run_model(self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=boxes_xyxy)
+        output = run_model(self.model, crop, camera, self.batch_size, self.device, boxes_xyxy=boxes_xyxy)
+        return output if left is None else mirror_back(output, left)
 
     def pose(self, params: BodyParams) -> BodyMesh:
         """The body to show, posed by parameters of the model's body."""
@@ -115,11 +113,16 @@ class MeshRecovery:
         self, rgb: Picture, people: Detections, camera: PictureCamera, watch: Stopwatch
     ) -> tuple[PlacedPeople, Float[Tensor, "persons 17 3"] | None]:
         with watch("crop"):
-            crop = self.cut(rgb, people.boxes_xyxy)
+            crop = self.cut(rgb, people.boxes_xyxy, people.left)
         with watch("model"):
-            output = self.run(crop, people.boxes_xyxy, camera)
+            output = self.run(crop, people.boxes_xyxy, camera, people.left)
         with watch("body"):
             placed = place_people(output, crop, camera, self.params_body, self.body)
+            if people.left is not None and self.left_body is not None:
+                joints = joints_of_sides(
+                    placed.mesh.joints, self.left_body.joints(placed.params), people.left
+                )
+                placed = replace(placed, mesh=BodyMesh(vertices=placed.mesh.vertices, joints=joints))
             return placed, coco_keypoints(output, placed, crop, people.scores, camera, self.body)
 
 
@@ -137,7 +140,7 @@ def run_model(
     Args:
         boxes_xyxy: What was detected; a model that merges tokens around the person protects its ellipse.
     """
-    given = [crop.pixels, _bbox_info(crop, camera)] if takes_camera(model) else [crop.pixels]
+    given = [crop.pixels, place_in_camera(crop, camera)] if takes_camera(model) else [crop.pixels]
     masks = None
     if boxes_xyxy is not None and getattr(model, "takes_mask", False):
         size = crop.pixels.shape[-1]
@@ -188,124 +191,6 @@ def takes_camera(model: nn.Module) -> bool:
     return bool(getattr(model, "takes_camera", False))
 
 
-def place_people(
-    output: HMROutput, crop: Crop, camera: PictureCamera, params_body: BodyModel, body: BodyModel
-) -> PlacedPeople:
-    """Moves people from the cameras of their crops to that of the picture and poses the body.
-
-    Vertices that the model places itself are taken as they are, where they are those of the body to show.
-
-    Args:
-        params_body: As for `place_params`.
-        body: The body to show.
-    """
-    placed = place_params(output, crop, camera, params_body)
-    params = as_shown(placed, params_body, body)
-    if output.vertices is None or body is not params_body:
-        return PlacedPeople(params=params, mesh=_posed(body, params))
-    assert placed.transl is not None and output.params.transl is not None
-    vertices = output.vertices + (placed.transl - output.params.transl)[:, None]
-    return PlacedPeople(params=params, mesh=BodyMesh(vertices=vertices, joints=body.joints(params)))
-
-
-def _posed(body: BodyModel, params: BodyParams) -> BodyMesh:
-    """All people; skinning needs several times the memory of its result, so some at once."""
-    parts = [body(part) for part in in_pieces(params, _POSED_AT_ONCE)]
-    return BodyMesh(
-        vertices=torch.cat([part.vertices for part in parts]),
-        joints=torch.cat([part.joints for part in parts]),
-    )
-
-
-def in_pieces(params: BodyParams, size: int) -> list[BodyParams]:
-    """Parameters of `size` bodies at most in each; with `transl`."""
-    split = {field.name: getattr(params, field.name).split(size) for field in fields(params)}
-    return [BodyParams(**dict(zip(split, piece, strict=True))) for piece in zip(*split.values(), strict=True)]
-
-
-def as_shown(params: BodyParams, params_body: BodyModel, body: BodyModel) -> BodyParams:
-    """Parameters of the model's body as those of the body to show."""
-    return params if body is params_body else transfer_params(params, params_body, body)
-
-
-def place_params(output: HMROutput, crop: Crop, camera: PictureCamera, params_body: BodyModel) -> BodyParams:
-    """Moves people from the cameras of their crops to that of the picture.
-
-    Where pixels are not square, the focal length is the geometric mean of both and the model's origin is put
-    where the crop camera saw it.
-
-    Args:
-        params_body: The body that the model's parameters mean, or one of the same family: joints that the
-            model does not give stay at rest, and shape coefficients that the body lacks are left out.
-    """
-    scale_and_shift = output.camera.double().cpu()
-    scale_and_shift = torch.cat([scale_and_shift[:, :1].clamp(min=_MIN_SCALE), scale_and_shift[:, 1:]], dim=1)
-    box_center, box_size, image_size = (
-        value.double() for value in (crop.box_center, crop.box_size, crop.image_size)
-    )
-    count = len(scale_and_shift)
-    transl = crop_camera_to_full(
-        scale_and_shift,
-        box_center,
-        box_size,
-        image_size,
-        camera.focal.expand(count),
-        camera.principal.expand(count, 2),
-    )
-    transl[:, :2] *= _pixel_shape(camera)
-    given = output.params
-    return BodyParams(
-        global_orient=given.global_orient,
-        body_pose=fit_pose(given.body_pose, params_body),
-        betas=given.betas[:, : params_body.num_betas],
-        transl=transl.to(given.betas) if given.transl is None else transl.to(given.betas) + given.transl,
-    )
-
-
-def coco_keypoints(
-    output: HMROutput,
-    placed: PlacedPeople,
-    crop: Crop,
-    scores: Float[Tensor, "persons"],
-    camera: PictureCamera,
-    body: BodyModel,
-) -> Float[Tensor, "persons 17 3"] | None:
-    """COCO-17 points (x, y, score) in pixels of the picture.
-
-    Read from heat maps where the model has those of COCO. Else points of the body, with the scores of the
-    model's heat maps of `POINT_NAMES`, or the detector's where there are none; None for a body without them.
-    """
-    measured = measured_points(output, crop)
-    if measured is not None:
-        return measured
-    if not set(COCO17_NAMES) <= set(body.keypoint_names):
-        return None
-    rows = [body.keypoint_names.index(name) for name in COCO17_NAMES]
-    points = body.keypoints(placed.mesh.vertices)[:, rows].double().cpu()
-    confidence = coco_scores(output)
-    if confidence is None:
-        confidence = scores.to(points)[:, None].expand(-1, len(rows))
-    xy = project(points, camera.K.expand(len(points), 3, 3))
-    return torch.cat([xy, confidence[..., None]], dim=-1)
-
-
-def measured_points(output: HMROutput, crop: Crop) -> Float[Tensor, "persons 17 3"] | None:
-    """COCO-17 points (x, y in pixels, score) of heat maps, where the model has those."""
-    heat = output.keypoints
-    if heat is None or heat.score.shape[1] != len(COCO17_NAMES):
-        return None
-    xy = heat.xy.double().cpu() * crop.box_size[:, None, None] + crop.box_center[:, None, :]
-    return torch.cat([xy, heat.score.double().cpu()[..., None]], dim=-1)
-
-
-def coco_scores(output: HMROutput) -> Float[Tensor, "persons 17"] | None:
-    """Scores of COCO's points in the heat maps of `POINT_NAMES`, where the model has those."""
-    heat = output.keypoints
-    if heat is None or heat.score.shape[1] != len(POINT_NAMES):
-        return None
-    return heat.score[:, _COCO17_IN_POINTS].double().cpu()
-
-
 def as_persons(
     people: Detections, placed: PlacedPeople, points: Float[Tensor, "persons 17 3"] | None, source: str
 ) -> tuple[Person, ...]:
@@ -336,35 +221,20 @@ def as_persons(
             betas=row(params.betas, index),
             transl=row(params.transl, index),
             keypoints_2d=None if points is None else row(points, index),
+            side=None if people.left is None else side_of(bool(people.left[index])),
         )
         for index in range(len(people.scores))
     )
 
 
+def side_of(left: bool) -> Side:
+    """The side of a hand by its name."""
+    return "left" if left else "right"
+
+
 def not_finite(source: str) -> UnsafeFileError:
     """What is wrong where a model gives infinite numbers or none."""
     return UnsafeFileError(f"{source}: the model gave numbers that are not finite; its weights are damaged")
-
-
-def no_keypoints(body: str) -> UsageError:
-    """What is wrong where COCO's points are asked for."""
-    return UsageError(
-        f"neither this model nor the body '{body}' has COCO's keypoints; "
-        "use another model or leave out the body"
-    )
-
-
-def _bbox_info(crop: Crop, camera: PictureCamera) -> Float[Tensor, "persons 3"]:
-    """Place of the crops in the camera; angles across and down each count in their own focal length."""
-    count = len(crop.box_size)
-    principal, focal = camera.principal.float().expand(count, 2), camera.focal.float().expand(count)
-    center = principal + (crop.box_center - principal) * _pixel_shape(camera).float()
-    return bbox_info(center, crop.box_size, principal, focal)
-
-
-def _pixel_shape(camera: PictureCamera) -> Float[Tensor, "2"]:
-    """Mean focal length over that across and that down; (1, 1) for square pixels."""
-    return camera.focal / camera.K.diagonal()[:2]
 
 
 def _join(outputs: list[HMROutput]) -> HMROutput:

@@ -25,8 +25,9 @@ from fasthmr.results import Clip, Person, PoseClip, PosePerson
 from fasthmr.runtime.draw import draw
 from fasthmr.runtime.follow import FollowedFrame, Follower
 from fasthmr.runtime.intrinsics import PictureCamera
+from fasthmr.runtime.look import EveryNth
 from fasthmr.runtime.measure import Measure
-from fasthmr.runtime.record import Recording, check_tracking, make_measure, video_camera, watched
+from fasthmr.runtime.record import Recording, check_stream, make_measure, video_camera, watched
 from fasthmr.runtime.threads import Newest, prefetch
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import PARAMS, Measured, TrackTable
@@ -97,7 +98,7 @@ class Stream:
         damage: What went wrong with the source, known at the end.
 
     Raises:
-        UsageError: The pipeline has a file of boxes, which are for pictures.
+        UsageError: The pipeline has a file of boxes.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Stream:
         watch: Stopwatch | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        check_tracking(pipeline)
+        check_stream(pipeline)
         self._pipeline, self._reader, self._options = pipeline, reader, options
         self._source, self._watch, self._stop = source, watch or Stopwatch(), stop
         self._open = ExitStack()
@@ -190,13 +191,9 @@ class Stream:
 
     def _stages(self, camera: PictureCamera) -> tuple[Follower, Measure]:
         pipeline, options = self._pipeline, self._options
-        follower = Follower(
-            pipeline.detector,
-            every=options.looks_every(self._reader.fps) * options.every,
-            wait=False,
-            max_persons=pipeline.max_persons,
-            watch=self._watch,
-        )
+        every = options.looks_every(self._reader.fps) * options.every
+        looker = EveryNth(pipeline.detector, every, left=pipeline.left)
+        follower = Follower(looker, wait=False, max_persons=pipeline.max_persons, watch=self._watch)
         return follower, make_measure(pipeline, camera, options, self._watch, batch_size=1)
 
     def _filtered(self, part: Measured, row: int, time_s: float) -> LiveFilter | None:
@@ -314,4 +311,5 @@ def _person_rows(part: Measured, row: int) -> Mapping[str, np.ndarray]:
         "frames": np.zeros(1, dtype=np.int64),
         "boxes_xyxy": np.array([person.box_xyxy], dtype=np.float32),
         "scores": np.array([person.score], dtype=np.float32),
+        **({} if person.left is None else {"left": np.array([person.left])}),
     }

@@ -44,6 +44,7 @@ class TrackerConfig:
         coast_s: Expected boxes are given for this long after the last detection.
         keep_s: A track is taken up again for this long; one of fewer than three detections for `coast_s`.
         max_boxes: Of the best detections that are looked at; the assignment takes time with their cube.
+        exact: Give detections as they are; otherwise they are smoothed.
     """
 
     new_score: float = 0.4
@@ -58,6 +59,7 @@ class TrackerConfig:
     coast_s: float = 0.5
     keep_s: float = 2.0
     max_boxes: int = 500
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.max_growth < 1:
@@ -232,7 +234,10 @@ class Tracker:
         return predict(self._states, self._now - self._seen_s)
 
     def _people(self, detected: Bool[np.ndarray, "tracks"]) -> list[TrackedBox]:
-        boxes = to_xyxy(self._predicted().position).tolist()
+        places = self._predicted().position
+        if self.config.exact:
+            places = np.where(detected[:, None], self._last, places)
+        boxes = to_xyxy(places).tolist()
         shown = detected | (self._now - self._seen_s <= self.config.coast_s)
         shown &= self._hits >= self.config.confirm
         return [

@@ -20,7 +20,8 @@ from fasthmr.geometry.cameras import project
 from fasthmr.results import Person
 from fasthmr.runtime.follow import PersonInFrame
 from fasthmr.runtime.intrinsics import PictureCamera
-from fasthmr.runtime.recover import as_shown, in_pieces, not_finite
+from fasthmr.runtime.place import as_shown, in_pieces
+from fasthmr.runtime.recover import not_finite, side_of
 from fasthmr.types import BodyParams, MotionTrack
 
 MotionFilter = Callable[[MotionTrack], MotionTrack]
@@ -61,6 +62,7 @@ class TrackTable:
                         "scores": np.float32(person.score),
                         "detected": np.bool_(person.sight == "detected"),
                         "expected": np.bool_(person.sight == "expected"),
+                        **({} if person.left is None else {"left": np.bool_(person.left)}),
                         **{name: value[row] for name, value in part.values.items()},
                     }
                 )
@@ -144,11 +146,13 @@ class PersonMaker:
     Attributes:
         params_body: The body that the measured parameters mean.
         body: The body to show.
+        left_body: Mirror image of it, for hands.
         coco: Points of that body.
     """
 
     params_body: BodyModel
     body: BodyModel
+    left_body: BodyModel | None
     coco: CocoPoints
     camera: PictureCamera
     source: str
@@ -171,15 +175,18 @@ class PersonMaker:
         }
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise not_finite(self.source)
-        joints = np.concatenate([self.body.joints(part).float().cpu().numpy() for part in parts])
+        left = bool(rows["left"][0]) if "left" in rows else None
+        body = self.left_body if left and self.left_body is not None else self.body
+        joints = np.concatenate([body.joints(part).float().cpu().numpy() for part in parts])
         return Person(
             track_id=track_id,
             frames=rows["frames"].copy(),
             boxes_xyxy=rows["boxes_xyxy"].copy(),
             scores=rows["scores"].copy(),
-            vertices=lazy_vertices(self.body, **arrays),
+            vertices=lazy_vertices(body, **arrays),
             joints=joints,
             keypoints_2d=self._keypoints(rows, parts),
+            side=None if left is None else side_of(left),
             **arrays,
         )
 

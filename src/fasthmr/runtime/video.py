@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fasthmr.io.video import VideoReader, VideoWriter, open_video
 from fasthmr.results import Clip, PoseClip
 from fasthmr.runtime.draw import draw_video, live_drawing
-from fasthmr.runtime.record import Recording, check_tracking, record
+from fasthmr.runtime.record import Recording, check_stream, record
 from fasthmr.runtime.sources import Live
 from fasthmr.runtime.stream import Latency, LiveFrame, Stream, StreamRecorder
 from fasthmr.runtime.threads import Background, first_interrupt, shared_cores
@@ -57,9 +57,9 @@ def recover_video(
     """The people in a video file, a camera's pictures or a stream.
 
     Raises:
-        InputError: It cannot be used at all.
+        InputError: It cannot be used at all, or the pipeline has a file of boxes that does not list it.
         ResourceError: Memory is used up even with one person at a time.
-        UsageError: The pipeline has a file of boxes, which are for pictures.
+        UsageError: The pipeline has a file of boxes and this is a camera or a stream.
     """
     watch = watch or Stopwatch()
     with open_video(_address(source)) as reader:
@@ -78,9 +78,9 @@ def open_stream(pipeline: Pipeline, source: Path | Live, options: VideoOptions) 
 
     Raises:
         InputError: It cannot be used at all.
-        UsageError: The pipeline has a file of boxes, which are for pictures.
+        UsageError: The pipeline has a file of boxes.
     """
-    check_tracking(pipeline)
+    check_stream(pipeline)
     return Stream(pipeline, open_video(_address(source)), options, _name(source))
 
 

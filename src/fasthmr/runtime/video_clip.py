@@ -13,9 +13,9 @@ from fasthmr.body.skeletons import COCO17_NAMES
 from fasthmr.evaluation.coco import rescore
 from fasthmr.models.pose import PoseModel
 from fasthmr.results import Clip, Person, PoseClip, PosePerson
+from fasthmr.runtime.coco_points import no_keypoints
 from fasthmr.runtime.intrinsics import PictureCamera
 from fasthmr.runtime.record import Recording
-from fasthmr.runtime.recover import no_keypoints
 from fasthmr.runtime.timing import Stopwatch
 from fasthmr.runtime.tracks import CocoPoints, PersonMaker, smooth_motion
 from fasthmr.runtime.video_options import VideoOptions
@@ -58,6 +58,7 @@ class ClipMaker:
             self._maker = PersonMaker(
                 params_body=meshes.params_body,
                 body=meshes.body,
+                left_body=meshes.left_body,
                 coco=CocoPoints(meshes.body),
                 camera=camera,
                 source=source,
