@@ -12,17 +12,13 @@ import torch
 from scipy import sparse
 from torch import nn
 
-from fasthmr.body.default_body import load_default_body, load_default_hand
+from fasthmr.body.default_body import load_default_body
 from fasthmr.body.hierarchy import MeshHierarchy, build_hierarchy, default_hierarchy
 from fasthmr.body.lbs import BodyModel
-from fasthmr.checkpoints.config_json import config_to_json
-from fasthmr.checkpoints.files import save_weights
 from fasthmr.checkpoints.tore import MESH_TABLE
-from fasthmr.encoders.resnet import ResNetConfig
 from fasthmr.errors import UsageError
 from fasthmr.geometry.cameras import project
 from fasthmr.geometry.crops import crop_pictures
-from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.mesh_parameters import MeshParametersConfig
 from fasthmr.heads.metro import MetroHeadConfig
@@ -36,61 +32,10 @@ from fasthmr.results import Clip
 from fasthmr.runtime.pipeline import Pipeline
 from fasthmr.runtime.vertices import give_mesh
 from fasthmr.types import BodyParams, Detections
+from tests.runtime.vertex_models import BODIES, SCALE, TRUNK, posed, saved, seeing, tiny
 
-TRUNK = ResNetConfig(depths=(1, 1, 1, 1), width=1)
 BOX = [30.0, 10.0, 70.0, 90.0]
 RGB = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
-BODIES = {"body": load_default_body(), "hand": load_default_hand()}
-SCALE = 0.9
-
-
-def tiny(kind: str, *, stored: bool = True) -> MeshModelConfig:
-    """FastMETRO with GTR in small."""
-    mesh = mesh_operators(default_hierarchy(kind)).config(stored=stored)
-    head = FastMetroHeadConfig(
-        context_dim=32,
-        joints=14 if kind == "body" else 21,
-        mesh=mesh,
-        layers=1,
-        dims=(16, 8),
-        mlp_dims=(12, 6),
-        learned_levels=0,
-    )
-    return MeshModelConfig(encoder=TRUNK, head=head, regressor=MLPRegressorConfig(dim=8, hidden=6))
-
-
-def posed(body: BodyModel) -> BodyParams:
-    """Upright before the camera, with bent limbs."""
-    turns = 0.3 * torch.randn(1, body.num_joints, 3, generator=torch.Generator().manual_seed(0))
-    turns[:, 0] = torch.tensor([torch.pi, 0, 0])
-    rotations = axis_angle_to_rotmat(turns)
-    return BodyParams(
-        global_orient=rotations[:, :1], body_pose=rotations[:, 1:], betas=torch.zeros(1, body.num_betas)
-    )
-
-
-def seeing(kind: str, *, stored: bool = True, with_mesh: bool = True) -> MeshModel:
-    """A network that sees one pose in every picture, its root in the middle of the crop."""
-    torch.manual_seed(0)
-    model = tiny(kind, stored=stored).build().eval()
-    assert isinstance(model.head, FastMetroHead) and isinstance(model.head.regressor, MLPRegressor)
-    hierarchy, body = default_hierarchy(kind), BODIES[kind]
-    mesh = body(posed(body))
-    coarse = hierarchy.downsample(mesh.vertices[0] - mesh.joints[0, 0])
-    for linear, bias in (
-        (model.head.regressor.fc3, coarse.flatten()),
-        (model.head.cam_predictor, torch.tensor([SCALE, 0.0, 0.0])),
-    ):
-        nn.init.zeros_(linear.weight)
-        linear.bias.data = bias.clone()
-    if with_mesh:
-        model.set_mesh(mesh_operators(hierarchy))
-    return model
-
-
-def saved(model: MeshModel, path: Path) -> Path:
-    save_weights(model, path, dtype=torch.float32, metadata={"config": config_to_json(model.config)})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +189,24 @@ def test_hands_need_boxes(tmp_path: Path) -> None:
     assert Clip.load(tmp_path / "hand.npz").persons[0].joints.shape == (1, 16, 3)
     whole = Pipeline(seeing("hand"), detector="full")(RGB)
     assert len(whole.persons) == 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_fastmetros_camera_sees_the_mesh_about_its_root(shift: float) -> None:
+    """Nothing in its losses says where the mesh itself is."""
+    model = seeing("hand")
+    assert model.config.about_root and not tiny("body").about_root  # TORE's bodies are taken as they are
+    assert replace(tiny("body"), regressor=None).about_root
+    assert isinstance(model.head, FastMetroHead) and isinstance(model.head.regressor, MLPRegressor)
+    model.head.regressor.fc3.bias.data += shift
+    found = Pipeline(model)(RGB, boxes=[BOX])
+    assert isinstance(found, Clip)
+    person, hand = found.persons[0], BODIES["hand"]
+    assert hand.J_regressor is not None
+    wrist = hand.J_regressor[0] @ torch.from_numpy(np.asarray(person.vertices[0]))
+    place = project(wrist[None].double(), torch.from_numpy(found.intrinsics[0]))
+    np.testing.assert_allclose(place[0], [50, 50], atol=1e-3)
+    assert np.linalg.norm(person.joints[0, 0] - wrist.numpy()) < 0.01
 
 
 def test_the_mesh_of_a_body_must_be_the_models() -> None:

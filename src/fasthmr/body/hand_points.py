@@ -6,7 +6,7 @@ Fingers stand in the order thumb, index, middle, ring, pinky.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fasthmr.body.lbs import BodyModel
@@ -32,8 +32,33 @@ def hand_points(
     Raises:
         UsageError: It is no hand whose finger tips are known.
     """
-    own = hand.extras.get("fingertip_index")
-    if joints.shape[-2] != 16 or (own is None and hand.num_vertices != 778):
-        raise UsageError(f"'{hand.name}' is no hand with known finger tips; needed: MANO or the free hand")
-    tips = torch.tensor(_MANO_TIPS) if own is None else own[list(_OWN_TIPS)]
+    tips = _tips(hand)
     return torch.cat([joints, vertices[..., tips.to(vertices.device), :]], dim=-2)[..., list(_ORDER), :]
+
+
+def hand_regressor(hand: BodyModel) -> Float[Tensor, "21 vertices"]:
+    """The points from posed vertices, as METRO regresses them.
+
+    Raises:
+        UsageError: It is no hand whose joints and finger tips are known.
+    """
+    tips = _tips(hand)
+    if hand.J_regressor is None:
+        raise UsageError(f"'{hand.name}' holds no regressor of its joints")
+    own = torch.eye(hand.num_vertices, dtype=hand.J_regressor.dtype)[tips.cpu()].to(hand.J_regressor)
+    return torch.cat([hand.J_regressor, own])[list(_ORDER)]
+
+
+def mean_hand_pose(hand: BodyModel) -> Float[Tensor, "joints_1 3"]:
+    """Axis-angles that MANO's zero pose means: the mean of its poses, where the file holds one, else zero."""
+    mean = hand.extras.get("hands_mean")
+    if mean is None or mean.numel() != 3 * (hand.num_joints - 1):
+        return hand.v_template.new_zeros(hand.num_joints - 1, 3)
+    return mean.reshape(-1, 3).to(hand.v_template)
+
+
+def _tips(hand: BodyModel) -> Int[Tensor, "5"]:
+    own = hand.extras.get("fingertip_index")
+    if hand.num_joints != 16 or (own is None and hand.num_vertices != 778):
+        raise UsageError(f"'{hand.name}' is no hand with known finger tips; needed: MANO or the free hand")
+    return torch.tensor(_MANO_TIPS) if own is None else own[list(_OWN_TIPS)]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.body.hand_points import HAND_POINTS
 from fasthmr.body.hierarchy import MeshHierarchy
 from fasthmr.encoders.registry import EncoderConfig
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
@@ -50,6 +51,16 @@ class MeshModelConfig:
             raise ValueError(f"MeshModelConfig: pictures of {height} x {width} (h x w) are wider than high")
         if self.crop not in ("metro", "hmr2"):
             raise ValueError(f"MeshModelConfig: crop '{self.crop}' is neither 'metro' nor 'hmr2'")
+
+    @property
+    def about_root(self) -> bool:
+        """Whether the camera sees the mesh about its regressed root, wherever the model puts that.
+
+        FastMETRO's losses move meshes there first, so that nothing else fixes their place; those of METRO and
+        TORE compare and project them as they come. Hands with TORE follow FastMETRO's.
+        """
+        hand = self.head.joints == HAND_POINTS
+        return isinstance(self.head, FastMetroHeadConfig) and (self.regressor is None or hand)
 
     def build(self) -> MeshModel:
         return MeshModel(self)

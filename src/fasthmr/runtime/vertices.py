@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fasthmr.body.default_body import load_default_body, load_default_hand
 from fasthmr.body.fit_vertices import VertexFit
-from fasthmr.body.hand_points import HAND_POINTS, hand_points
+from fasthmr.body.hand_points import HAND_POINTS, hand_points, mean_hand_pose
 from fasthmr.body.hierarchy import default_hierarchy
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import BODY_JOINTS_OF_17
@@ -42,6 +42,7 @@ class FittedMesh(nn.Module):
     Args:
         model: With its mesh.
         body: That the vertices are of.
+        root: Weights of the vertices that make the root; the first joint of the fit if not given.
 
     Attributes:
         fits_pose: Pose and shape are fitted to the vertices; otherwise the model reads them off its mesh.
@@ -49,8 +50,13 @@ class FittedMesh(nn.Module):
 
     takes_camera: ClassVar[bool] = False
 
-    def __init__(self, model: MeshModel, body: BodyModel) -> None:
+    root: Tensor | None
+
+    def __init__(
+        self, model: MeshModel, body: BodyModel, root: Float[Tensor, "vertices"] | None = None
+    ) -> None:
         super().__init__()
+        self.register_buffer("root", root, persistent=False)
         self.model = model
         self.crop_size, self.crop_aspect = model.crop_size, model.crop_aspect
         self.crop_antialias, self.crop_margin = model.crop_antialias, model.crop_margin
@@ -62,6 +68,11 @@ class FittedMesh(nn.Module):
         output = self.model(pixels)
         vertices = output.vertices[-1]
         params = self._fit(vertices) if output.params is None else self._placed(output.params, vertices)
+        if self.model.config.about_root:
+            root = self._body.joints(params)[:, 0] if self.root is None else self.root.to(vertices) @ vertices
+            assert params.transl is not None
+            vertices = vertices - root[:, None]
+            params = replace(params, transl=params.transl - root)
         return HMROutput(params=params, camera=output.camera, vertices=vertices)
 
     def _placed(self, params: BodyParams, vertices: Float[Tensor, "batch vertices 3"]) -> BodyParams:
@@ -99,10 +110,14 @@ def with_body(
     """
     given = body if body is None or isinstance(body, BodyModel) else load_body_file(body)
     own = find_mesh_body(model, name, given)
-    give_mesh(model, name, own, mesh)
+    file = give_mesh(model, name, own, mesh)
+    regressor = own.J_regressor
+    if file is not None and file.regressor is not None and len(file.regressor) == REGRESSED_JOINTS:
+        regressor = file.regressor  # whose first row is the pelvis that losses have taken
     own = own.to(device)
     shown = own if given is None or given is own else given.to(device)
-    return VertexModel(model=FittedMesh(model.to(device), own).eval(), params_body=own, body=shown)
+    fitted = FittedMesh(model.to(device), own, None if regressor is None else regressor[0]).to(device)
+    return VertexModel(model=fitted.eval(), params_body=own, body=shown)
 
 
 def is_hand_model(model: MeshModel) -> bool:
@@ -136,8 +151,8 @@ def find_mesh_body(model: MeshModel, name: str, given: BodyModel | None) -> Body
     )
 
 
-def give_mesh(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | None) -> None:
-    """Give a model the mesh of its body, and METRO the body at rest.
+def give_mesh(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | None) -> HierarchyFile | None:
+    """Give a model the mesh of its body, and METRO the body at rest; what was read, if that was needed.
 
     Args:
         mesh: File of a mesh hierarchy, published or imported. Needed where the weights do not hold the mesh
@@ -151,7 +166,7 @@ def give_mesh(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | N
     if model.has_mesh:
         if mesh is not None:
             raise UsageError(f"'{name}' carries the mesh of its body itself; leave out mesh {mesh}")
-        return
+        return None
     file = _hierarchy(model, name, body, mesh)
     levels = model.head.config.mesh.vertices
     if len(file.hierarchy.sizes) < len(levels):
@@ -165,6 +180,7 @@ def give_mesh(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | N
     if isinstance(model.head, MetroHead):
         template = _template(model.head, name, body, replace(file, hierarchy=hierarchy), mesh)
     model.set_mesh(mesh_operators(hierarchy), template)
+    return file
 
 
 def _hierarchy(model: MeshModel, name: str, body: BodyModel, mesh: str | Path | None) -> HierarchyFile:
@@ -187,7 +203,7 @@ def _template(
     """Joints and coarse vertices at rest as METRO's reference code makes them."""
     rest = body.rest_params()
     if head.config.joints == HAND_POINTS:
-        posed = body(_mean_hand(body, rest))
+        posed = body(replace(rest, body_pose=axis_angle_to_rotmat(mean_hand_pose(body))))
         joints, root = hand_points(body, posed.vertices, posed.joints), posed.joints[0]
     else:
         rows = 0 if file.regressor is None else len(file.regressor)
@@ -203,14 +219,6 @@ def _template(
         joints, root = all_joints[list(BODY_JOINTS_OF_17)], all_joints[0]
     coarse = file.hierarchy.downsample(posed.vertices)
     return rest_template(joints, coarse if head.regressor is None else coarse[:0], root)
-
-
-def _mean_hand(hand: BodyModel, rest: BodyParams) -> BodyParams:
-    """The pose that MANO's zero means: the mean of its poses, where the file holds one."""
-    mean = hand.extras.get("hands_mean")
-    if mean is None or mean.numel() != 3 * (hand.num_joints - 1):
-        return rest
-    return replace(rest, body_pose=axis_angle_to_rotmat(mean.reshape(-1, 3)).to(rest.body_pose))
 
 
 def _chain(levels: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from torch import nn
 
@@ -169,7 +169,8 @@ def load_model(path: Path | str) -> nn.Module:
         plan = plan_from_file(weights)
         named = _PRESETS.get(plan.preset or "")
     model = build_model(plan)
-    model.__dict__["trained_body"] = _trained_body(plan, named)
+    said = weights.metadata.get("trained_body", "")
+    model.__dict__["trained_body"] = said if said in get_args(TrainedBody) else _trained_body(plan, named)
     return model.eval()
 
 
