@@ -13,21 +13,14 @@ from fasthmr.data.augment import RecordStore
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import UsageError
 from fasthmr.models.mesh import MeshModel
+from fasthmr.training.mesh_subject import BODY_14, MeshSubject, mesh_subject
 from fasthmr.training.tore import ToreTraining, loss_config, train
-from fasthmr.training.tore_data import (
-    BODY_14,
-    BodyCrops,
-    CachedMaps,
-    HandCrops,
-    MeshSubject,
-    cache_maps,
-    mesh_subject,
-)
+from fasthmr.training.tore_data import BodyCrops, CachedMaps, HandCrops, cache_maps
 from fasthmr.training.tore_errors import measure
-from fasthmr.training.tore_model import ToreConfig, model_config, set_rest_mesh
+from fasthmr.training.tore_model import ToreConfig, model_config, set_rest_mesh, start_from
 from fasthmr.training.tore_report import ToreReportConfig, report
 from fasthmr.training.tore_terms import project_weak
-from fasthmr.zoo import load_model
+from fasthmr.zoo import create_model, load_model
 from tests.rendered_records import write_records
 
 
@@ -190,8 +183,17 @@ def test_models_of_both_families(tmp_path, head, regressor):
     )
 
 
+def test_hands_start_from_a_trunk_that_knows_people():
+    config = ToreConfig(out=Path(), data=Path(), validation=Path(), kind="hand", width=32)
+    subject = mesh_subject("hand")
+    model = model_config(config, subject).build()
+    start_from(model.encoder, config.trunk)
+    trained = create_model(config.trunk, pretrained=True).encoder
+    assert torch.equal(model.encoder.state_dict()["last_norm.weight"], trained.state_dict()["last_norm.weight"])
+    set_rest_mesh(model, subject)
+    assert model(torch.zeros(1, 3, 112, 112), True).vertices[-1].shape == (1, 1609, 3)
+
+
 def test_unusable_settings():
-    with pytest.raises(UsageError, match="knows people, not hands"):
-        ToreConfig(out=Path(), data=Path(), validation=Path(), kind="hand")
     with pytest.raises(UsageError, match="must be positive"):
         ToreConfig(out=Path(), data=Path(), validation=Path(), samples=0)

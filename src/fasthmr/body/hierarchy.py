@@ -104,6 +104,26 @@ class MeshHierarchy:
             faces=self.faces[:levels],
         )
 
+    def coarser(self, template: Float[Tensor, "vertices 3"]) -> MeshHierarchy:
+        """With one more level, of a quarter of the vertices of the coarsest; each level needs its faces.
+
+        Raises:
+            UsageError: The coarsest level has no faces.
+            ValueError: It cannot be simplified that far without tearing or folding.
+        """
+        faces = self.faces[-1]
+        if faces is None:
+            raise UsageError(f"a mesh hierarchy of {_chain(self.sizes)} vertices without faces")
+        points = self.downsample(template)
+        more = build_hierarchy(points, faces, levels=2)
+        return MeshHierarchy(
+            sizes=(*self.sizes, more.sizes[1]),
+            up=(*self.up, *more.up),
+            kept=(*self.kept, *more.kept),
+            edges=(*self.edges, more.edges[1]),
+            faces=(*self.faces, more.faces[1]),
+        )
+
     def check_body(self, vertices: int, name: str) -> None:
         """Make sure that the finest level is the mesh of a body.
 

@@ -1,6 +1,7 @@
 """Recipe `tore`: METRO and FastMETRO, with and without the reductions of TORE, on the free body or hand.
 
-Bodies come from rendered shards (recipe `first_light` writes them), hands are drawn here. The trunk learns
+Bodies come from rendered shards (recipe `first_light` writes them), hands are drawn here; or both from data
+sets in METRO's files, with SMPL or MANO of the user's. The trunk learns
 with the rest, or is that of one of the project's own models and stays as it is; what it sees is then stored
 once, and only heads are trained. Steps depend on (seed, step) alone: a resumed run continues as if it had not
 stopped. See docs/design/028.
@@ -23,20 +24,21 @@ from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.data.augment import RecordStore
 from fasthmr.data.hands import SyntheticHands, write_hands
+from fasthmr.data.metro_tsv import MetroTsv
 from fasthmr.data.shards import load_shards
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHead
 from fasthmr.io.atomic import write_bytes
+from fasthmr.training.mesh_subject import FITTED_LEVELS, MeshSubject, mesh_subject, subject_of_files
+from fasthmr.training.metro_crops import MetroCrops
 from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.training.tore_data import (
-    FITTED_LEVELS,
     BodyCrops,
     CachedMaps,
     HandCrops,
     MeshBatch,
     MeshSource,
     cache_maps,
-    mesh_subject,
 )
 from fasthmr.training.tore_errors import measure
 from fasthmr.training.tore_losses import (
@@ -49,9 +51,15 @@ from fasthmr.training.tore_losses import (
     MeshLossConfig,
     MeshLosses,
 )
-from fasthmr.training.tore_model import OWN_TRUNKS, HeatGuide, ToreConfig, model_config, set_rest_mesh
+from fasthmr.training.tore_model import (
+    OWN_TRUNKS,
+    HeatGuide,
+    ToreConfig,
+    model_config,
+    set_rest_mesh,
+    start_from,
+)
 from fasthmr.types import MeshOutput
-from fasthmr.zoo import create_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,13 +67,14 @@ HOURS = "hours.json"
 """Where a run notes the processor time that it has taken."""
 
 
-def loss_config(config: ToreConfig) -> MeshLossConfig:
-    """The loss of the family as released, for three mesh levels."""
+def loss_config(config: ToreConfig, levels: int = FITTED_LEVELS) -> MeshLossConfig:
+    """The loss of the family as released, for so many mesh levels; hands have two of MANO, three here."""
     gtr = config.regressor != "none"
     if config.kind == "hand":
         chosen = METRO_HAND_LOSS if config.head == "metro" else FASTMETRO_HAND_LOSS
         clusters = TORE_FASTMETRO_LOSS.clusters if config.tokens == "itp" else 0.0
-        chosen = replace(chosen, levels=(0.25, 0.25, 0.5), clusters=clusters)
+        shares = (0.25, 0.25, 0.5) if levels == FITTED_LEVELS else chosen.levels
+        chosen = replace(chosen, levels=shares, clusters=clusters)
     elif config.head == "metro":
         chosen = TORE_METRO_LOSS if gtr else METRO_LOSS
     else:
@@ -73,6 +82,13 @@ def loss_config(config: ToreConfig) -> MeshLossConfig:
     if config.tokens != "itp":
         chosen = replace(chosen, clusters=0.0)
     return chosen if config.surface_terms else replace(chosen, edges=0.0, edges_self=0.0, normals=0.0)
+
+
+def find_subject(config: ToreConfig) -> MeshSubject:
+    """The body or hand that a run learns: the user's, else the free one."""
+    if config.body is None or config.mesh is None:
+        return mesh_subject(config.kind)
+    return subject_of_files(config.kind, config.body, config.mesh)
 
 
 class Learner(nn.Module):
@@ -105,18 +121,17 @@ class ToreTraining:
 
     def __init__(self, config: ToreConfig) -> None:
         self.config = config
-        self.subject = mesh_subject(config.kind)
+        self.subject = find_subject(config)
         torch.manual_seed(config.seed)
         self.model = model_config(config, self.subject).build()
         set_rest_mesh(self.model, self.subject)
-        self.frozen = config.trunk in OWN_TRUNKS
+        self.frozen = config.trunk in OWN_TRUNKS and config.kind == "body"
+        if config.trunk in OWN_TRUNKS:
+            start_from(self.model.encoder, config.trunk)
         if self.frozen:
-            trained = create_model(config.trunk, pretrained=True)
-            self.model.encoder.load_state_dict(cast(nn.Module, trained.encoder).state_dict())
             self.model.encoder.eval().requires_grad_(False)
-        chosen = loss_config(config)
-        faces = self.subject.hierarchy.faces[range(-1, -4, -1)[chosen.surface]]
-        assert faces is not None
+        chosen = loss_config(config, self.subject.compared)
+        faces = self.subject.faces(chosen.surface, needed=config.surface_terms)
         height, width = self.model.config.encoder.image_size
         head = self.model.config.head
         grid = head.grid if isinstance(head, FastMetroHeadConfig) else (7, 7)
@@ -132,6 +147,8 @@ class ToreTraining:
     def source(self, data: Path, count: int, name: Literal["train", "val", "test"]) -> MeshSource:
         """Samples of a folder; `name` says which part of the drawn hands, or of the stored maps, they are."""
         config = self.config
+        if config.reads_files:
+            return MetroCrops(self.subject, MetroTsv(data, config.kind), self.model.config.encoder.image_size)
         if config.kind == "hand":
             size = self.model.config.encoder.image_size[0]
             write_hands(SyntheticHands(name, seed=config.seed, size=size), data, count)
@@ -200,7 +217,8 @@ def train(config: ToreConfig) -> Path:
         checkpoint_every=config.checkpoint_every,
         report_every=config.report_every,
     )
-    settings = str(sorted((key, str(value)) for key, value in asdict(config).items() if key not in _PLACES))
+    told = {key: str(value) for key, value in asdict(config).items() if value is not None}
+    settings = str(sorted((key, value) for key, value in told.items() if key not in _PLACES))
     averaged = run_loop(
         training.learner, training.loss, loop, config.out / "last.ckpt", settings=settings, judge=judge
     )
@@ -209,7 +227,7 @@ def train(config: ToreConfig) -> Path:
     note = {
         "config": config_to_json(model.config),
         "recipe": "tore",
-        "trained_body": "free",
+        "trained_body": "free" if config.body is None else {"body": "smpl", "hand": "mano"}[config.kind],
         "settings": json.dumps(asdict(config), default=str, sort_keys=True),
     }
     target = config.out / "model.safetensors"

@@ -4,97 +4,27 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fasthmr.body.default_body import load_default_body, load_default_hand
-from fasthmr.body.hierarchy import MeshHierarchy, build_hierarchy
-from fasthmr.body.lbs import BodyModel
 from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
-from fasthmr.data.hands import FINGERTIPS, load_hands
+from fasthmr.data.hands import load_hands
 from fasthmr.errors import InputError
-from fasthmr.evaluation.protocols import HAND_21
 from fasthmr.geometry.cameras import project
 from fasthmr.geometry.crops import normalize
 from fasthmr.io.atomic import atomic_path
+from fasthmr.training.mesh_subject import BODY_14, MeshSubject
 from fasthmr.training.tore_losses import MeshJoints, MeshLabels
 from fasthmr.types import BodyParams
 
 _LOG = logging.getLogger(__name__)
 
-Kind = Literal["body", "hand"]
-
-BODY_14 = (8, 5, 2, 1, 4, 7, 21, 19, 17, 16, 18, 20, 12, 15)
-"""The 14 joints of body models among SMPL's 24: right leg up, left leg down, arms alike, neck, head."""
-
-FITTED_LEVELS = 3
-"""Coarsest levels that losses compare, as in the papers."""
-
 _CHUNK = 512
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MeshSubject:
-    """A free body, or hand, as a mesh model sees it.
-
-    Attributes:
-        regressor: Its joints from the posed vertices of the finest level, and its root in the last row.
-        fitted: The same body at the finest of the levels that losses compare.
-    """
-
-    kind: Kind
-    body: BodyModel
-    hierarchy: MeshHierarchy
-    regressor: Float[Tensor, "joints_1 vertices"]
-    fitted: BodyModel
-
-    @property
-    def skipped(self) -> int:
-        """Levels finer than those that losses compare."""
-        return max(len(self.hierarchy.sizes) - FITTED_LEVELS, 0)
-
-    def joints(self, *, fitted: bool) -> MeshJoints:
-        """The regressor for the finest level, or for the finest that losses compare."""
-        rows = self.regressor
-        for up in self.hierarchy.up[: self.skipped] if fitted else ():
-            rows = torch.sparse.mm(up.mT.to(rows.dtype), rows.mT).mT
-        return MeshJoints(rows[:-1].contiguous(), rows[-1].contiguous())
-
-    def levels(self, params: BodyParams) -> tuple[Float[Tensor, "batch _vertices 3"], ...]:
-        """Posed vertices of the levels that losses compare, coarsest first."""
-        vertices = self.fitted(params).vertices
-        first = self.skipped
-        return tuple(
-            self.hierarchy.downsample(vertices, level=first, to=level)
-            for level in reversed(range(first, len(self.hierarchy.sizes)))
-        )
-
-
-@lru_cache(maxsize=2)
-def mesh_subject(kind: Kind) -> MeshSubject:
-    """The free body at 215, 858, 3430 and 13718 vertices, or the free hand at 101, 403 and 1609."""
-    body = load_default_body() if kind == "body" else load_default_hand()
-    levels = FITTED_LEVELS + (kind == "body")
-    hierarchy = build_hierarchy(body.v_template, body.faces, levels=levels)
-    assert body.J_regressor is not None
-    if kind == "body":
-        rows = body.J_regressor[[*BODY_14, 0]]
-    else:
-        tips = body.extras["fingertip_index"]
-        own = torch.cat([body.J_regressor, torch.eye(body.num_vertices)[tips]])
-        names = [*body.joint_names, *(f"{finger}4" for finger in FINGERTIPS)]
-        rows = own[[*(names.index(name) for name in HAND_21.names), 0]]
-    kept = torch.arange(body.num_vertices)
-    for ids in hierarchy.kept[: max(levels - FITTED_LEVELS, 0)]:
-        kept = kept[ids]
-    fitted = body.restrict(kept)
-    return MeshSubject(kind=kind, body=body, hierarchy=hierarchy, regressor=rows, fitted=fitted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +34,14 @@ class MeshBatch:
     Attributes:
         seen: What the model (or its head, behind a frozen trunk) reads.
         params: The truth, in the frame of the camera.
+        annotated: Joints are measured against those of the labels, and some samples may have no mesh;
+            otherwise against those of the true mesh.
     """
 
     seen: Tensor
     params: BodyParams
     labels: MeshLabels
+    annotated: bool = False
 
 
 @runtime_checkable

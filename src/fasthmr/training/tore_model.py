@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.encoders.convvit import ConvViT, ConvViTConfig
 from fasthmr.encoders.efficientnet import EfficientNetConfig
 from fasthmr.encoders.registry import EncoderConfig, encoder_config
 from fasthmr.errors import UsageError
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
 from fasthmr.heads.keypoint_smpl import cell_centers
 from fasthmr.heads.metro import MetroHeadConfig
+from fasthmr.layers.embedding import resize_pos_embed
+from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.models.mesh import MeshModel, MeshModelConfig, mesh_operators, rest_template
 from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRConfig
 from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
 from fasthmr.training.losses import heat_loss
-from fasthmr.training.tore_data import Kind, MeshSubject
+from fasthmr.training.mesh_subject import Kind, MeshSubject
 from fasthmr.zoo import create_model
 
 OWN_TRUNKS = ("fasthmr_s", "fasthmr_m")
-"""Presets whose trained encoder can stand in for a CNN; it is not trained any further."""
+"""Presets whose encoder, trained on people, can stand in for a CNN.
+
+For bodies it stays as it is; for hands it is a start.
+"""
+
+_HAND_SIDE = 112
 
 _FINER = 4
 """Cells of a heat map along one cell of the trunk's map."""
@@ -47,10 +55,15 @@ class ToreConfig:
 
     Attributes:
         out: Folder for the checkpoint and, at the end, `model.safetensors`.
-        data: Folder of rendered shards (body) or of drawn hands; missing hands are drawn first.
+        data: Folder of rendered shards (body) or of drawn hands; missing hands are drawn first. Or a data set
+            in METRO's files, by its .yaml or .img.tsv.
         validation: The same for people or hands that are not trained on.
+        body: SMPL or MANO file that poses and shapes of METRO's files mean; None for the free body or hand.
+        mesh: Hierarchy of that body: METRO's mesh_downsampling.npz, imported with its regressor of joints, or
+            mano_downsampling.npz.
         maps: Folder for what a trunk that stays as it is sees; runs with the same data and trunk share it.
-        trunk: "fasthmr_s" or "fasthmr_m" (trained, stays as it is), "narrow", or a CNN such as "resnet50".
+        trunk: "fasthmr_s" or "fasthmr_m" (trained on people; stays as it is for bodies and is a start for
+            hands), "narrow", or a CNN such as "resnet50".
         regressor: What makes the mesh from joint tokens (GTR); "none" for vertex tokens throughout.
         tokens: How image tokens are reduced to a share `keep_ratio`.
         layers: Of each half of each transformer: 1, 2 and 3 are S, M and L.
@@ -66,6 +79,8 @@ class ToreConfig:
     out: Path
     data: Path
     validation: Path
+    body: Path | None = None
+    mesh: Path | None = None
     maps: Path | None = None
     kind: Kind = "body"
     trunk: str = "fasthmr_s"
@@ -91,10 +106,29 @@ class ToreConfig:
     report_every: int = 1000
 
     def __post_init__(self) -> None:
-        if self.kind == "hand" and self.trunk in OWN_TRUNKS:
-            raise UsageError(f"trunk '{self.trunk}' knows people, not hands; use 'narrow' or a CNN")
+        if (self.body is None) != (self.mesh is None):
+            raise UsageError("body and mesh belong together: a body or hand of your own, and its hierarchy")
+        kinds = {is_data_set(self.data), is_data_set(self.validation)}
+        if len(kinds) == 2:
+            raise UsageError("data and validation must both be data sets in METRO's files, or both folders")
+        if self.reads_files and self.trunk in OWN_TRUNKS:
+            raise UsageError(
+                f"trunk '{self.trunk}' reads stored maps of rendered people; with METRO's files use a CNN"
+            )
+        if self.body is not None and not self.reads_files:
+            raise UsageError(f"body {self.body} is for METRO's files; rendered people have the free body")
         if self.samples < 1 or self.validated < 1:
             raise UsageError(f"samples={self.samples} and validated={self.validated} must be positive")
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether the samples are those of METRO's files."""
+        return is_data_set(self.data)
+
+
+def is_data_set(path: Path) -> bool:
+    """Whether a path names a data set in METRO's files rather than a folder."""
+    return path.suffix in (".yaml", ".yml", ".tsv")
 
 
 class HeatGuide(nn.Module):
@@ -126,10 +160,12 @@ def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:
         ValueError: The parts do not go together.
     """
     encoder = trunk_config(config.trunk)
+    if config.kind == "hand" and isinstance(encoder, ConvViTConfig):
+        encoder = replace(encoder, image_size=(_HAND_SIDE, _HAND_SIDE))
     with torch.device("meta"):
         built = encoder.build()
     height, width = (side // built.strides[-1] for side in encoder.image_size)
-    levels = mesh_operators(subject.hierarchy).config()
+    levels = mesh_operators(subject.hierarchy).config(stored=config.body is None)  # licensed ones stay out
     joints, narrow = len(subject.regressor) - 1, config.width // 2
     channels = built.channels[-1]
     if config.head == "metro":
@@ -172,7 +208,8 @@ def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:
         "itp": ITPConfig(keep_ratio=config.keep_ratio),
         "token_learner": TokenLearnerConfig(keep_ratio=config.keep_ratio),
     }[config.tokens]
-    crop = "hmr2" if config.kind == "body" else "metro"  # as rendered people and drawn hands are cut
+    # As rendered people, and METRO's files and drawn hands, are cut.
+    crop = "hmr2" if config.kind == "body" and not config.reads_files else "metro"
     return MeshModelConfig(encoder=encoder, head=head, tokens=tokens, regressor=regressor, crop=crop)
 
 
@@ -185,6 +222,15 @@ def trunk_config(name: str) -> EncoderConfig:
     if name in OWN_TRUNKS:
         return create_model(name).config.encoder  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
     return NARROW if name == "narrow" else encoder_config(name)
+
+
+def start_from(encoder: nn.Module, name: str) -> None:
+    """Give an encoder the weights of a preset, positions interpolated to another size of picture."""
+    trained = cast(KeypointHMR, create_model(name, pretrained=True)).encoder
+    fitted = cast(ConvViT, encoder)
+    state = trained.state_dict()
+    state["pos_embed"] = resize_pos_embed(state["pos_embed"], trained.grid, fitted.grid)
+    fitted.load_state_dict(state)
 
 
 def set_rest_mesh(model: MeshModel, subject: MeshSubject) -> None:

@@ -17,7 +17,8 @@ from fasthmr.layers.neighbours import Neighbours
 from fasthmr.models.mesh import MeshModel
 from fasthmr.reduction.gtr import NeuralShapeRegressor
 from fasthmr.render.overlay import overlay
-from fasthmr.training.tore_data import MeshBatch, MeshSubject
+from fasthmr.training.mesh_subject import MeshSubject
+from fasthmr.training.tore_data import MeshBatch
 from fasthmr.training.tore_terms import relative_scores
 from fasthmr.types import Mesh
 

@@ -24,8 +24,9 @@ from fasthmr.evaluation.metrics import bootstrap_interval
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.mesh import MeshModel
 from fasthmr.reduction.gtr import NeuralShapeRegressor
+from fasthmr.training.mesh_subject import Kind, mesh_subject
 from fasthmr.training.tore import HOURS
-from fasthmr.training.tore_data import BodyCrops, HandCrops, Kind, MeshBatch, MeshSource, mesh_subject
+from fasthmr.training.tore_data import BodyCrops, HandCrops, MeshBatch, MeshSource
 from fasthmr.training.tore_errors import measure
 from fasthmr.training.tore_pictures import cluster_maps, joint_attention
 from fasthmr.zoo import load_model
