@@ -28,7 +28,7 @@ from fasthmr.errors import UsageError
 from fasthmr.geometry.heatmaps import heatmap_targets
 from fasthmr.heads.keypoint_smpl import PoseEstimate
 from fasthmr.io.atomic import write_bytes
-from fasthmr.models.hmr import HMRConfig
+from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.training.heatmap_loss import heatmap_loss
 from fasthmr.training.hierarchical_data import COCO17_POINTS, StoredCrops, cut_crops, to_pixels
@@ -196,7 +196,7 @@ class HierarchicalTraining:
             true, inside = true_keypoints(self.validation, count)
             found |= keypoint_errors(points, true, inside, torch.full((count,), _TYPICAL_AREA))
         if "mesh" in models:
-            found |= mesh_errors(models["mesh"], self.validation, self.body, count)
+            found |= mesh_errors(cast(HMR, models["mesh"]), self.validation, self.body, count)
         return {name: float(values.mean()) for name, values in found.items()}
 
 

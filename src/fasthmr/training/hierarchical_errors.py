@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +14,11 @@ from fasthmr.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
 from fasthmr.geometry.cameras import project_to_crop
 from fasthmr.geometry.heatmaps import decode_heatmaps
 from fasthmr.geometry.oks import oks
+from fasthmr.geometry.rotations import rot6d_to_rotmat
+from fasthmr.heads.smpl import SMPLHead
+from fasthmr.models.hmr import HMR
 from fasthmr.training.hierarchical_data import COCO17_POINTS, StoredCrops, from_pixels
-from fasthmr.types import BodyParams
+from fasthmr.types import BodyParams, HMROutput
 
 _TOGETHER = 64
 OKS_THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
@@ -71,21 +75,58 @@ def keypoint_errors(
     }
 
 
-@torch.no_grad()
+def mean_layout(
+    true: Float[Tensor, "people 17 2"], inside: Bool[Tensor, "people 17"]
+) -> Float[Tensor, "people 17 3"]:
+    """The mean place of each point for everybody, as found by a predictor that sees nothing."""
+    weights = inside[..., None].float()
+    mean = (true * weights).sum(0) / weights.sum(0).clamp(min=1)
+    return torch.cat([mean, torch.ones_like(mean[:, :1])], dim=-1).expand(len(true), -1, -1)
+
+
 def mesh_errors(
-    model: Any, crops: StoredCrops, body: BodyModel, count: int
+    model: HMR, crops: StoredCrops, body: BodyModel, count: int
 ) -> dict[str, Float[Tensor, "people"]]:
     """MPJPE and PA-MPJPE of the 24 joints in mm, about the pelvis, and the share of joints within a tenth."""
+    return _mesh_errors(lambda pixels: model.head(model.encoder(pixels)[-1]), crops, body, count)
+
+
+def mean_pose_errors(
+    model: HMR, crops: StoredCrops, body: BodyModel, count: int
+) -> dict[str, Float[Tensor, "people"]]:
+    """The same of the pose and shape that the model's head starts from."""
+    head = cast(SMPLHead, model.head)
+    pose = head.init_body_pose.unflatten(-1, (-1, 6))
+    params = BodyParams.of_rotmats(rot6d_to_rotmat(pose, layout="columns"), head.init_betas)
+
+    def predict(pixels: Tensor) -> HMROutput:
+        everybody = torch.zeros(len(pixels), dtype=torch.long)
+        return HMROutput(
+            params=BodyParams(
+                global_orient=params.global_orient[everybody],
+                body_pose=params.body_pose[everybody],
+                betas=params.betas[everybody],
+            ),
+            camera=head.init_cam[everybody],
+        )
+
+    return _mesh_errors(predict, crops, body, count)
+
+
+@torch.no_grad()
+def _mesh_errors(
+    predict: Callable[[Tensor], HMROutput], crops: StoredCrops, body: BodyModel, count: int
+) -> dict[str, Float[Tensor, "people"]]:
     rows: dict[str, list[Tensor]] = {"PA-MPJPE": [], "MPJPE": [], "PCK@0.1": []}
     for part in torch.arange(count).split(_TOGETHER):
         batch = crops.batch(part)
-        output = model.head(model.encoder(batch.pixels)[-1])
+        output = predict(batch.pixels)
         _, ours = body.joint_transforms(output.params)
         _, true = body.joint_transforms(BodyParams.of_rotmats(batch.rotations, batch.betas))
         rows["PA-MPJPE"].append(pa_mpjpe_mm(ours, true))
         rows["MPJPE"].append(mpjpe_mm(ours, true))
         joints, inside = ours.shape[1], batch.inside[:, : ours.shape[1]]
-        seen = project_to_crop(ours, output.camera) - batch.points[:, :joints]
-        close = (seen.norm(dim=-1) < 0.1) & inside
+        apart = project_to_crop(ours, output.camera) - batch.points[:, :joints]
+        close = (apart.norm(dim=-1) < 0.1) & inside
         rows["PCK@0.1"].append(close.sum(1) / inside.sum(1).clamp(min=1))
     return {name: torch.cat(values).float() for name, values in rows.items()}
