@@ -33,6 +33,7 @@ _REPORTS = {
     "acceleration": "fasthmr.acceleration.tables:report",
     "adaptive_tokens": "fasthmr.acceleration.adaptive_report:report",
     "first_light": "fasthmr.training.first_light_report:report",
+    "metro": "fasthmr.runtime.metro_eval:report",
     "hierarchical": "fasthmr.training.hierarchical_report:report",
     "motion": "fasthmr.training.motion_report:report",
     "tore": "fasthmr.training.tore_report:report",
