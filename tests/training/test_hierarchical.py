@@ -31,7 +31,8 @@ from fasthmr.training.hierarchical_model import Task, model_config
 from fasthmr.training.hierarchical_report import HierarchicalReportConfig, report
 from fasthmr.training.hierarchical_tables import SHOWN, Run, conclusion, verdict
 from fasthmr.types import HMROutput
-from fasthmr.zoo import create_model, load_model
+from fasthmr.zoo import load_model
+from fasthmr.zoo.registry import preset
 from tests.rendered_records import write_records
 
 SIZE = (64, 64)
@@ -172,8 +173,8 @@ def test_the_claim_of_the_paper(task, three, two, holds):
 
 def test_presets_are_trained_at_their_own_size():
     for encoder in ("swin_s_s4", "gmf_b_s2", "vmamba_t_s3", "vit_s"):
-        assert model_config(encoder, "pose") == create_model(f"vitpose_{encoder}").config
-        assert model_config(encoder, "mesh") == create_model(f"hmr2_{encoder}").config
+        assert model_config(encoder, "pose") == preset(f"vitpose_{encoder}").config()
+        assert model_config(encoder, "mesh") == preset(f"hmr2_{encoder}").config()
 
 
 @pytest.mark.parametrize("encoder", ["swin_t", "gmf_t", "vmamba_t"])
