@@ -134,6 +134,7 @@ def test_the_free_hand_needs_no_files(files: tuple[Path, Path, Path], tmp_path: 
 def test_settings_that_do_not_go_together(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     for changes, message in (
         ({"mesh": None}, "body and mesh belong together"),
+        ({"parameters": True}, "head 'fastmetro' off bodies"),
         ({"validation": tmp_path}, "both be data sets"),
         ({"kind": "body", "trunk": "fasthmr_s"}, "use a CNN"),
         ({"data": tmp_path, "validation": tmp_path}, "rendered people have the free body"),
@@ -142,3 +143,24 @@ def test_settings_that_do_not_go_together(files: tuple[Path, Path, Path], tmp_pa
             config(files, tmp_path, **changes)
     with pytest.raises(UsageError, match="lacks the regressor of its joints"):
         subject_of_files("body", files[1], files[2])
+
+
+def test_pose_and_shape_are_read_off_the_mesh(tmp_path: Path) -> None:
+    data = write_tsv(tmp_path, 2, labels=[label(0), label(1) | {"has_smpl": 0}])
+    training = ToreTraining(
+        ToreConfig(
+            out=tmp_path, data=data, validation=data, trunk="narrow", parameters=True, width=8, batch_size=2
+        )
+    )
+    assert training.of_parameters is not None
+    total, terms = training.loss(0)
+    total.backward()
+    reader = training.model.head.parameters_of
+    assert all(weight.grad is not None for weight in reader.parameters())
+    values = {name: term.item() for name, term in terms.items()}
+    heat = training.config.heat * values.pop("heat")
+    assert total.item() == pytest.approx(sum(values.values()) + heat)
+    batch = training.samples.batch(torch.tensor([0, 1]), None)
+    true = training.of_parameters(batch.params, torch.ones(2, 3), batch.params, batch.labels)
+    assert true["parameters"].item() == 0 and true["body_vertices"].item() == pytest.approx(0, abs=1e-4)
+    assert true["body_joints_3d"].item() > 1  # drawn without the mesh

@@ -59,6 +59,7 @@ from fasthmr.training.tore_model import (
     set_rest_mesh,
     start_from,
 )
+from fasthmr.training.tore_parameters import ParameterLosses
 from fasthmr.types import MeshOutput
 
 _LOG = logging.getLogger(__name__)
@@ -138,6 +139,7 @@ class ToreTraining:
         self.losses = MeshLosses(
             chosen, self.subject.joints(fitted=True), faces, grid, seen_width=width / height
         )
+        self.of_parameters = ParameterLosses(chosen, self.subject) if config.parameters else None
         trunk, guide = (None, None) if self.frozen else (self.model.encoder, None)
         if trunk is not None and config.heat:
             guide = HeatGuide(trunk.channels[-1], len(self.subject.regressor) - 1)
@@ -177,7 +179,12 @@ class ToreTraining:
         batch = self.samples.batch(indices, generator)
         epoch = step * config.batch_size / len(self.samples)
         maps = self.learner.maps(batch.seen)
-        total, terms = self.losses(self.learner.output(maps, all_levels=False), batch.labels, epoch)
+        output = self.learner.output(maps, all_levels=False)
+        total, terms = self.losses(output, batch.labels, epoch)
+        if self.of_parameters is not None and output.params is not None:
+            more = self.of_parameters(output.params, output.camera, batch.params, batch.labels)
+            terms |= more
+            total = total + torch.stack(list(more.values())).sum()
         if self.learner.guide is not None:
             terms["heat"] = self.learner.guide(maps, batch.labels.joints_2d)
             total = total + config.heat * terms["heat"]
@@ -217,8 +224,7 @@ def train(config: ToreConfig) -> Path:
         checkpoint_every=config.checkpoint_every,
         report_every=config.report_every,
     )
-    told = {key: str(value) for key, value in asdict(config).items() if value is not None}
-    settings = str(sorted((key, value) for key, value in told.items() if key not in _PLACES))
+    settings = str(sorted((key, str(value)) for key, value in asdict(config).items() if key not in _PLACES))
     averaged = run_loop(
         training.learner, training.loss, loop, config.out / "last.ckpt", settings=settings, judge=judge
     )

@@ -17,6 +17,7 @@ from fasthmr.encoders.registry import EncoderConfig, encoder_config
 from fasthmr.errors import UsageError
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
 from fasthmr.heads.keypoint_smpl import cell_centers
+from fasthmr.heads.mesh_parameters import MeshParametersConfig
 from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.layers.embedding import resize_pos_embed
 from fasthmr.models.keypoint_hmr import KeypointHMR
@@ -66,6 +67,7 @@ class ToreConfig:
             hands), "narrow", or a CNN such as "resnet50".
         regressor: What makes the mesh from joint tokens (GTR); "none" for vertex tokens throughout.
         tokens: How image tokens are reduced to a share `keep_ratio`.
+        parameters: Read pose and shape off FastMETRO's mesh of a body, too.
         layers: Of each half of each transformer: 1, 2 and 3 are S, M and L.
         width: Of the first transformer: 512 in the papers.
         heat: Weight of heat maps of the joints, read from the map of a trunk that learns and left out of the
@@ -88,6 +90,7 @@ class ToreConfig:
     regressor: Literal["none", "nsr", "mlp", "gcn"] = "nsr"
     tokens: Literal["none", "itp", "token_learner"] = "none"
     keep_ratio: float = 0.8
+    parameters: bool = False
     layers: int = 1
     width: int = 128
     heads: int = 4
@@ -106,6 +109,8 @@ class ToreConfig:
     report_every: int = 1000
 
     def __post_init__(self) -> None:
+        if self.parameters and (self.kind == "hand" or self.head == "metro"):
+            raise UsageError("parameters are read by head 'fastmetro' off bodies")
         if (self.body is None) != (self.mesh is None):
             raise UsageError("body and mesh belong together: a body or hand of your own, and its hierarchy")
         kinds = {is_data_set(self.data), is_data_set(self.validation)}
@@ -195,6 +200,7 @@ def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:
             heads=config.heads,
             dropout=config.dropout,
             learned_levels=int(config.regressor == "none" and config.kind == "body"),
+            parameters=MeshParametersConfig(hidden=2 * config.width) if config.parameters else None,
         )
     transformer = {"mlp_dim": 4 * narrow, "layers": config.layers, "heads": config.heads}
     regressor = {
