@@ -20,7 +20,7 @@ from fasthmr.models.mesh import MeshModel, mesh_operators
 from fasthmr.results import Clip, Person
 from fasthmr.runtime.options import check_hand
 from fasthmr.runtime.pipeline import Pipeline
-from fasthmr.types import BodyParams
+from fasthmr.types import BodyParams, Detections
 from tests.runtime.vertex_models import BODIES, seeing, tiny
 
 WIDTH, HEIGHT = 120, 100
@@ -122,6 +122,15 @@ def test_hands_that_fill_the_picture_are_of_the_side_that_is_said(random_hand: M
     listed = Pipeline(random_hand)(RGB, boxes=whole, sides=["left"])
     np.testing.assert_array_equal(said.persons[0].vertices, listed.persons[0].vertices)
     assert Pipeline(random_hand, detector="full")(RGB).persons[0].side == "right"
+
+
+def test_a_detector_may_tell_sides(random_hand: MeshModel) -> None:
+    def hands(rgb: np.ndarray) -> Detections:
+        boxes = torch.tensor([LEFT, RIGHT])
+        return Detections(boxes_xyxy=boxes, scores=torch.ones(2), left=torch.tensor([True, False]))
+
+    found = Pipeline(random_hand, detector=hands)(RGB)
+    assert [person.side for person in found.persons] == ["left", "right"]
 
 
 def test_hands_in_a_video(random_hand: MeshModel, tmp_path: Path) -> None:

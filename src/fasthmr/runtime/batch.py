@@ -231,6 +231,7 @@ def _settings(pipeline: Pipeline, formats: Sequence[str]) -> str:
         "body": [pipeline.body.name, module_digest(pipeline.body)],
         "detector": pipeline.detector_name,
         "boxes": None if pipeline.boxes_file is None else pipeline.boxes_file.digest,
+        "hand": pipeline.left,
         "task": pipeline.task,
         "camera": [
             *pipeline.cameras.settings(),

@@ -43,21 +43,22 @@ class EveryNth:
 
     Args:
         every: Of so many frames, by their numbers; some of these may be missing.
-        left: For detectors of hands, whether these are left ones.
+        left: For hands, whether they are left ones where the detector does not say it.
     """
 
     given = False
 
     def __init__(self, detector: Detector, every: int, left: bool | None = None) -> None:
         self._detector, self.config = _for_tracking(detector)
-        self._every, self.sides = every, (left,)
+        self._every, self._left = every, left
+        self.sides: tuple[bool | None, ...] = (None,) if left is None else (False, True)
         self._next_look = 0  # number of the frame
 
     def look(self, frame: VideoFrame) -> Detections | None:
         if frame.index < self._next_look:
             return None
         self._next_look = frame.index + self._every
-        return of_side(self._detector(frame.rgb), self.sides[0])
+        return of_side(self._detector(frame.rgb), self._left)
 
 
 class ListedBoxes:
@@ -92,10 +93,14 @@ class ListedBoxes:
 
 
 def of_side(found: Detections, left: bool | None) -> Detections:
-    """Detections as left hands, as right ones, or as people."""
+    """Detections as hands, left or right ones where the detector does not say it, or as people."""
     if left is None:
-        return found
-    return replace(found, left=torch.full(found.scores.shape, left, device=found.scores.device))
+        return replace(found, left=None)
+    return (
+        found
+        if found.left is not None
+        else replace(found, left=torch.full(found.scores.shape, left, device=found.scores.device))
+    )
 
 
 def _for_tracking(detector: Detector) -> tuple[Detector, TrackerConfig]:

@@ -93,7 +93,7 @@ def report(config: MetroEvalConfig) -> Path:
     data = MetroTsv(config.data, kind)
     model, body = _open(config, kind)
     regressor = _regressor(config, body)
-    truths = dict.fromkeys(("", "male", "female"), body)
+    truths: dict[str, BodyModel] = dict.fromkeys(("", "male", "female"), body)
     if config.body_male is not None and config.body_female is not None:
         truths |= {"male": load_body_file(config.body_male), "female": load_body_file(config.body_female)}
     size, device = model.config.encoder.image_size, next(model.parameters()).device
