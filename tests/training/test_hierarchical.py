@@ -220,6 +220,8 @@ def test_more_crops_are_added(folder, tmp_path):
     for count in (2, 4):
         cut_crops(folder / "records", tmp_path, count, SIZE, augment=AugmentConfig.none())
         assert len(StoredCrops(tmp_path, count)) == count
+    with pytest.raises(UsageError, match="another size"):
+        cut_crops(folder / "records", tmp_path, 4, (128, 96), augment=AugmentConfig.none())
 
 
 def test_pixels_and_crop_units():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from fasthmr.body.skeletons import COCO17_NAMES
 from fasthmr.data.augment import RECORD_MARGIN, AugmentConfig, RecordStore, TrainBatch, make_batch
 from fasthmr.data.records import POINT_NAMES
 from fasthmr.data.shards import load_shards
-from fasthmr.errors import InputError
+from fasthmr.errors import InputError, UsageError
 from fasthmr.geometry.crops import denormalize, normalize
-from fasthmr.io.atomic import atomic_path
+from fasthmr.io.atomic import atomic_path, write_bytes
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ COCO17_POINTS = tuple(POINT_NAMES.index(name) for name in COCO17_NAMES)
 """The COCO key points among the points of records; shoulders, hips and the like are joints of the body."""
 
 _CHUNK, _TOGETHER = 2048, 32
+_NOTE = "crops.json"
 _LABELS = ("rotations", "betas", "points", "points_3d", "inside")
 
 
@@ -39,8 +42,12 @@ def cut_crops(
     Args:
         image_size: Height and width; the height is the side of the square that is cut.
         augment: None cuts the records in their order, as they are.
+
+    Raises:
+        UsageError: The folder holds crops of another size, or augmented otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _same_kind(folder, json.dumps([list(image_size), None if augment is None else asdict(augment)]))
     store = RecordStore(load_shards(records))
     order = torch.arange(len(store))
     if augment is not None:
@@ -60,6 +67,22 @@ def cut_crops(
         with atomic_path(path) as temporary:
             save_file({name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}, temporary)
         _LOG.info("%s: %d of %d crops", folder, end, count)
+
+
+def _same_kind(folder: Path, kind: str) -> None:
+    """Note in a folder what crops it holds.
+
+    Raises:
+        UsageError: They are others.
+    """
+    note = folder / _NOTE
+    if not note.is_file():
+        write_bytes(note, kind.encode())
+    elif note.read_text() != kind:
+        raise UsageError(
+            f"{folder}: holds crops of another size, or augmented otherwise ({note.read_text()}); "
+            "give another folder"
+        )
 
 
 class StoredCrops:
