@@ -18,6 +18,7 @@ import torch
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.hand_points import hand_regressor
 from fasthmr.body.hierarchy import default_hierarchy
+from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import BODY_JOINTS_OF_17
 from fasthmr.data.metro_tsv import MetroTsv
 from fasthmr.errors import InputError, UsageError
@@ -71,6 +72,26 @@ def test_people_who_are_seen_rightly(people: MetroEvalConfig, caplog: pytest.Log
     assert 0 < found["pve"]["value"] < 12
     assert "1 rows without 3D joints" in caplog.text
     assert json.loads(report(replace(people, samples=1)).read_text())["samples"] == 1
+
+
+def test_the_truth_of_each_gender_is_its_own_body(
+    people: MetroEvalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def larger(path: Path) -> BodyModel:
+        read.append(path.name)
+        body = load_default_body()
+        body.v_template = body.v_template * 1.1
+        return body
+
+    monkeypatch.setattr("fasthmr.runtime.metro_eval.load_body_file", larger)
+    config = replace(
+        people, protocol="tore_3dpw_gendered", body_male=Path("male.npz"), body_female=Path("female.npz")
+    )
+    found = json.loads(report(config).read_text())
+    assert read == ["male.npz", "female.npz"] and found["pve"]["value"] > 20
+    assert found["mpjpe"]["value"] < 12  # joints are annotated
 
 
 def test_options_that_do_not_go_together(people: MetroEvalConfig) -> None:

@@ -22,7 +22,7 @@ from fasthmr.training.mesh_subject import MeshSubject, mesh_subject, subject_of_
 from fasthmr.training.metro_crops import MetroCrops
 from fasthmr.training.tore import ToreTraining, loss_config, train
 from fasthmr.training.tore_errors import measure
-from fasthmr.training.tore_model import ToreConfig
+from fasthmr.training.tore_model import ToreConfig, model_config
 from fasthmr.zoo import load_model
 from tests.data.metro_files import label, write_tsv
 
@@ -164,3 +164,15 @@ def test_pose_and_shape_are_read_off_the_mesh(tmp_path: Path) -> None:
     true = training.of_parameters(batch.params, torch.ones(2, 3), batch.params, batch.labels)
     assert true["parameters"].item() == 0 and true["body_vertices"].item() == pytest.approx(0, abs=1e-4)
     assert true["body_joints_3d"].item() > 1  # drawn without the mesh
+
+
+@pytest.mark.parametrize("kind", ["body", "hand"])
+@pytest.mark.parametrize("head", ["fastmetro", "metro"])
+@pytest.mark.parametrize("regressor", ["none", "nsr"])
+def test_pipelines_put_meshes_where_losses_do(kind: str, head: str, regressor: str, tmp_path: Path) -> None:
+    chosen = ToreConfig(
+        out=tmp_path, data=tmp_path, validation=tmp_path, kind=kind, trunk="narrow", head=head,
+        regressor=regressor, width=16,
+    )  # fmt: skip
+    about_root = model_config(chosen, mesh_subject(chosen.kind)).about_root
+    assert loss_config(chosen).centred == about_root
