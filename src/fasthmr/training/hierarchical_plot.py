@@ -47,7 +47,7 @@ def draw_marks(
         raise ValueError(f"{len(lines)} lines, but {len(_COLOURS)} colours")
     width, height = size
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-    x_range = _range([0.0, *(mark.x for mark in marks)])
+    x_range = (0.0, (1 + _MARGIN) * max(mark.x for mark in marks))
     y_range = _range([value for mark in marks for value in (mark.low, mark.high)])
     right, bottom = width - _RIGHT, height - _BOTTOM
 

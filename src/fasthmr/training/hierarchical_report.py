@@ -97,7 +97,7 @@ def report(config: HierarchicalReportConfig) -> Path:
         own = [run for run in runs if run.task == task]
         if not own:
             continue
-        sections += [f"## {title}", "", *table(own, people.floors), "", *differences(own), ""]
+        sections += [f"## {title}", "", *table(own, people.floors), "", *differences(own)]
         for family in dict.fromkeys(run.family for run in own):
             if said := verdict([run for run in own if run.family == family]):
                 verdicts[task][called(family)] = said

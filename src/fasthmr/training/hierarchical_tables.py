@@ -82,7 +82,7 @@ def introduction(runs: list[Run], count: int) -> list[str]:
     first = runs[0].settings
     names = [name for name in _SETTINGS if all(run.settings[name] == first[name] for run in runs)]
     shared = ", ".join(f"{name} {first[name]}" for name in names)
-    begun = " from random weights" if all(run.settings["start"] == "None" for run in runs) else ""
+    begun = " from random weights" if all(run.settings["start"] is None for run in runs) else ""
     hours = {(run.encoder, tuple(run.settings["tasks"]), run.hours) for run in runs}
     return [
         f"`fasthmr report hierarchical`: {len(runs)} models of {len({run.encoder for run in runs})} "
@@ -143,7 +143,7 @@ def _pairs(runs: list[Run]) -> list[tuple[Run, Run]]:
 
 
 def differences(runs: list[Run]) -> list[str]:
-    """Cut models against those with all stages."""
+    """Cut models against those with all stages; nothing where there are none."""
     pairs = _pairs(runs)
     if not pairs:
         return []
@@ -161,7 +161,7 @@ def differences(runs: list[Run]) -> list[str]:
         sizes = [run.parameters / whole.parameters - 1, run.gmacs / whole.gmacs - 1]
         cells += [f"{100 * size:+.0f} %" for size in sizes]
         lines.append(f"| {_name(run)} minus S4 | {' | '.join(cells)} |")
-    return lines
+    return [*lines, ""]
 
 
 @dataclass(frozen=True, kw_only=True)
