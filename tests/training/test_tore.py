@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,12 +13,20 @@ from fasthmr.body.hierarchy import MeshHierarchy
 from fasthmr.data.augment import RecordStore
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import UsageError
+from fasthmr.models.keypoint_hmr import KeypointHMR
 from fasthmr.models.mesh import MeshModel
 from fasthmr.training.mesh_subject import BODY_14, MeshSubject, mesh_subject
 from fasthmr.training.tore import ToreTraining, loss_config, train
 from fasthmr.training.tore_data import BodyCrops, CachedMaps, HandCrops, cache_maps
 from fasthmr.training.tore_errors import measure
-from fasthmr.training.tore_model import ToreConfig, model_config, set_rest_mesh, start_from
+from fasthmr.training.tore_losses import MeshLabels
+from fasthmr.training.tore_model import (
+    HeatGuide,
+    ToreConfig,
+    model_config,
+    set_rest_mesh,
+    start_from,
+)
 from fasthmr.training.tore_report import ToreReportConfig, report
 from fasthmr.training.tore_terms import project_weak
 from fasthmr.zoo import create_model, load_model
@@ -80,6 +89,14 @@ def test_a_finished_model_needs_no_mesh_from_outside(folder):
         output = model(torch.zeros(1, 3, model.crop_size, model.crop_size))
     assert [v.shape[1] for v in output.vertices] == [101, 403, 1609] and output.joints.shape[1] == 21
     assert output.clusters is not None and output.clusters.shape[1:] == (39, 49)
+
+
+def test_a_run_starts_from_a_finished_one(folder):
+    weights = folder / "run" / "model.safetensors"
+    begun = ToreTraining(replace(hand_config(folder), start=weights))
+    torch.testing.assert_close(begun.model.state_dict(), load_model(weights).state_dict())
+    with pytest.raises(UsageError, match=r"tokens ITPConfig.*settings ask for None"):
+        ToreTraining(replace(hand_config(folder), start=weights, tokens="none"))
 
 
 def test_report(folder):
@@ -188,8 +205,8 @@ def test_hands_start_from_a_trunk_that_knows_people():
     subject = mesh_subject("hand")
     model = model_config(config, subject).build()
     start_from(model.encoder, config.trunk)
-    trained = create_model(config.trunk, pretrained=True).encoder
-    assert torch.equal(model.encoder.state_dict()["last_norm.weight"], trained.state_dict()["last_norm.weight"])
+    trained = cast(KeypointHMR, create_model(config.trunk, pretrained=True)).encoder.state_dict()
+    assert torch.equal(model.encoder.state_dict()["last_norm.weight"], trained["last_norm.weight"])
     set_rest_mesh(model, subject)
     assert model(torch.zeros(1, 3, 112, 112), True).vertices[-1].shape == (1, 1609, 3)
 
@@ -197,3 +214,27 @@ def test_hands_start_from_a_trunk_that_knows_people():
 def test_unusable_settings():
     with pytest.raises(UsageError, match="must be positive"):
         ToreConfig(out=Path(), data=Path(), validation=Path(), samples=0)
+
+
+def test_guide_finds_places_and_depths():
+    torch.manual_seed(0)
+    guide = HeatGuide(8, 3)
+    joints = torch.tensor([[[-0.5, 0.5, 1.0], [0.25, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    depths = torch.tensor([[[0.0, 0.0, 0.2, 1.0], [0.0, 0.0, -0.3, 1.0], [0.0, 0.0, 9.0, 1.0]]])
+    labels = MeshLabels(
+        joints_2d=joints,
+        joints_3d=depths,
+        vertices=(),
+        has_3d=torch.ones(1),
+        has_mesh=torch.ones(1),
+    )
+    maps = torch.randn(1, 8, 7, 7)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.03)
+    heat, depth = first = guide(maps, labels)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (heat + 10 * depth).backward()
+        optimizer.step()
+        heat, depth = guide(maps, labels)
+    assert depth < 0.2 * first[1]  # the third joint is unseen: its depth does not count
+    assert heat < 0.8 * first[0]

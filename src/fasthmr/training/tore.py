@@ -55,6 +55,7 @@ from fasthmr.training.tore_model import (
     OWN_TRUNKS,
     HeatGuide,
     ToreConfig,
+    continue_from,
     model_config,
     set_rest_mesh,
     start_from,
@@ -66,6 +67,10 @@ _LOG = logging.getLogger(__name__)
 
 HOURS = "hours.json"
 """Where a run notes the processor time that it has taken."""
+
+
+_DEPTH = 10.0
+"""Weight of a metre of depth beside the cross-entropy of heat maps."""
 
 
 def loss_config(config: ToreConfig, levels: int = FITTED_LEVELS) -> MeshLossConfig:
@@ -126,8 +131,10 @@ class ToreTraining:
         torch.manual_seed(config.seed)
         self.model = model_config(config, self.subject).build()
         set_rest_mesh(self.model, self.subject)
+        if config.start is not None:
+            continue_from(self.model, config.start)
         self.frozen = config.trunk in OWN_TRUNKS and config.kind == "body"
-        if config.trunk in OWN_TRUNKS:
+        if config.trunk in OWN_TRUNKS and config.start is None:
             start_from(self.model.encoder, config.trunk)
         if self.frozen:
             self.model.encoder.eval().requires_grad_(False)
@@ -186,8 +193,8 @@ class ToreTraining:
             terms |= more
             total = total + torch.stack(list(more.values())).sum()
         if self.learner.guide is not None:
-            terms["heat"] = self.learner.guide(maps, batch.labels.joints_2d)
-            total = total + config.heat * terms["heat"]
+            terms["heat"], terms["depth"] = self.learner.guide(maps, batch.labels)
+            total = total + config.heat * (terms["heat"] + _DEPTH * terms["depth"])
         return total, terms
 
 

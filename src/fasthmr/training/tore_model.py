@@ -27,7 +27,8 @@ from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
 from fasthmr.training.losses import heat_loss
 from fasthmr.training.mesh_subject import Kind, MeshSubject
-from fasthmr.zoo import create_model
+from fasthmr.training.tore_losses import MeshLabels
+from fasthmr.zoo import create_model, load_model
 
 OWN_TRUNKS = ("fasthmr_s", "fasthmr_m")
 """Presets whose encoder, trained on people, can stand in for a CNN.
@@ -60,6 +61,7 @@ class ToreConfig:
             in METRO's files, by its .yaml or .img.tsv.
         validation: The same for people or hands that are not trained on.
         body: SMPL or MANO file that poses and shapes of METRO's files mean; None for the free body or hand.
+        start: Weights of the same model to start from: of another run, or published and imported.
         mesh: Hierarchy of that body: METRO's mesh_downsampling.npz, imported with its regressor of joints, or
             mano_downsampling.npz.
         maps: Folder for what a trunk that stays as it is sees; runs with the same data and trunk share it.
@@ -70,8 +72,8 @@ class ToreConfig:
         parameters: Read pose and shape off FastMETRO's mesh of a body, too.
         layers: Of each half of each transformer: 1, 2 and 3 are S, M and L.
         width: Of the first transformer: 512 in the papers.
-        heat: Weight of heat maps of the joints, read from the map of a trunk that learns and left out of the
-            finished model; without them a trunk from scratch stands still. 0 for none.
+        heat: Weight of heat maps and depths of the joints, read from the map of a trunk that learns and left
+            out of the finished model; without them a trunk from scratch stands still. 0 for none.
         surface_terms: Compare edges and normals too, where the released code of the family does.
         samples: Records, or stored maps, to train on.
         validated: Samples to measure on while training.
@@ -83,6 +85,7 @@ class ToreConfig:
     validation: Path
     body: Path | None = None
     mesh: Path | None = None
+    start: Path | None = None
     maps: Path | None = None
     kind: Kind = "body"
     trunk: str = "fasthmr_s"
@@ -137,25 +140,31 @@ def is_data_set(path: Path) -> bool:
 
 
 class HeatGuide(nn.Module):
-    """A heat map of each joint, from the map of a trunk; for training alone."""
+    """A heat map and a depth of each joint, from the map of a trunk; for training alone."""
 
     def __init__(self, channels: int, joints: int) -> None:
         super().__init__()
-        self.read = nn.Conv2d(channels, joints * _FINER**2, 1)
+        self.heat = nn.Conv2d(channels, joints * _FINER**2, 1)
+        self.depth = nn.Conv2d(channels, joints * _FINER**2, 1)
 
     def forward(
-        self, maps: Float[Tensor, "batch channels rows columns"], joints: Float[Tensor, "batch joints 3"]
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy with Gaussians about joints, from -1 to 1 in the crop, where they are known."""
-        heat = F.pixel_shuffle(self.read(maps), _FINER)
+        self, maps: Float[Tensor, "batch channels rows columns"], labels: MeshLabels
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Cross-entropy with Gaussians about joints, and the mean error of depth in metres about the root.
+
+        A depth is read where the heat is (integral regression, arXiv 1711.08229).
+        """
+        heat, depth = (F.pixel_shuffle(read(maps), _FINER) for read in (self.heat, self.depth))
         rows, columns = heat.shape[-2:]
         cells = cell_centers(rows, columns)
         outside = heat.new_zeros(*heat.shape[:2], 1)
         logits = torch.cat([heat.flatten(2), outside], dim=-1)
-        known = joints[..., 2] > 0
-        return heat_loss(
-            logits, joints[..., :2] / 2, known, cells[:columns, 0], cells[::columns, 1], 1.2 / rows
-        )
+        places, seen = labels.joints_2d[..., :2] / 2, labels.joints_2d[..., 2] > 0
+        cross = heat_loss(logits, places, seen, cells[:columns, 0], cells[::columns, 1], 1.2 / rows)
+        found = (heat.flatten(2).softmax(dim=-1) * depth.flatten(2)).sum(-1)
+        known = seen * labels.joints_3d[..., 3] * labels.has_3d[:, None]
+        error = (known * (found - labels.joints_3d[..., 2]).abs()).sum() / known.sum().clamp(min=1)
+        return cross, error
 
 
 def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:
@@ -237,6 +246,22 @@ def start_from(encoder: nn.Module, name: str) -> None:
     state = trained.state_dict()
     state["pos_embed"] = resize_pos_embed(state["pos_embed"], trained.grid, fitted.grid)
     fitted.load_state_dict(state)
+
+
+def continue_from(model: MeshModel, path: Path) -> None:
+    """Give a model the weights of a file.
+
+    Raises:
+        UsageError: The file holds another model; says what differs.
+    """
+    found = load_model(path)
+    if not isinstance(found, MeshModel):
+        raise UsageError(f"start {path} holds a {type(found).__name__}, which this recipe does not train")
+    for part in ("encoder", "head", "tokens", "regressor"):
+        there, wanted = getattr(found.config, part), getattr(model.config, part)
+        if there != wanted:
+            raise UsageError(f"start {path} has {part} {there}; the settings ask for {wanted}")
+    model.load_state_dict(found.state_dict())
 
 
 def set_rest_mesh(model: MeshModel, subject: MeshSubject) -> None:
