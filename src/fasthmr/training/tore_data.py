@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -151,7 +152,7 @@ class CachedMaps:
 
 
 class HandCrops:
-    """Drawn hands; a generator turns them by right angles and changes their colours."""
+    """Drawn hands; a generator turns them and changes their colours."""
 
     def __init__(self, subject: MeshSubject, folder: Path) -> None:
         self.subject, self._stored = subject, load_hands(folder)
@@ -177,8 +178,7 @@ class HandCrops:
             count = len(indices)
             gain = torch.rand(count, 3, 1, 1, generator=generator) * 0.5 + 0.75
             pixels = (pixels * gain).clamp(0, 255)
-            quarters = torch.randint(4, (count,), generator=generator)
-            pixels, rotations, places = _turned(pixels, rotations, places, quarters)
+            pixels, rotations, places = _turned(pixels, rotations, places, generator)
         params = BodyParams.of_rotmats(rotations, self._stored["betas"][indices])
         return MeshBatch(
             seen=normalize(pixels),
@@ -188,15 +188,21 @@ class HandCrops:
 
 
 def _turned(
-    pixels: Tensor, rotations: Tensor, places: Tensor, quarters: Tensor
+    pixels: Tensor, rotations: Tensor, places: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures turned counter-clockwise by quarters, as seen, with their labels."""
-    pixels, rotations, places = pixels.clone(), rotations.clone(), places.clone()
-    for quarter in (1, 2, 3):
-        rows = (quarters == quarter).nonzero()[:, 0]
-        cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter]
-        turn = rotations.new_tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])  # y points down
-        pixels[rows] = torch.rot90(pixels[rows], quarter, (2, 3))
-        rotations[rows, 0] = turn @ rotations[rows, 0]
-        places[rows, :, :2] = places[rows, :, :2] @ turn[:2, :2].T
-    return pixels, rotations, places
+    """Pictures turned about their middle and enlarged by a tenth at most, with their labels.
+
+    For the camera of drawn hands a turn about the middle is a turn of the hand, exactly.
+    """
+    count = len(pixels)
+    angle = torch.rand(count, generator=generator) * (2 * torch.pi)
+    scale = 0.9 + 0.2 * torch.rand(count, generator=generator)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
+    plane = torch.stack([cos, sin, -sin, cos], dim=-1).unflatten(-1, (2, 2))  # y points down
+    source = torch.cat([plane.mT / scale[:, None, None], torch.zeros(count, 2, 1)], dim=-1)
+    grid = F.affine_grid(source, list(pixels.shape), align_corners=False)
+    pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    turn = torch.stack([cos, sin, zero, -sin, cos, zero, zero, zero, zero + 1], dim=-1).unflatten(-1, (3, 3))
+    rotations = torch.cat([turn[:, None] @ rotations[:, :1], rotations[:, 1:]], dim=1)
+    moved = places[..., :2] @ plane.mT * scale[:, None, None]
+    return pixels, rotations, torch.cat([moved, places[..., 2:]], dim=-1)

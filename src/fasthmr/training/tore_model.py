@@ -159,7 +159,8 @@ class HeatGuide(nn.Module):
         cells = cell_centers(rows, columns)
         outside = heat.new_zeros(*heat.shape[:2], 1)
         logits = torch.cat([heat.flatten(2), outside], dim=-1)
-        places, seen = labels.joints_2d[..., :2] / 2, labels.joints_2d[..., 2] > 0
+        places = labels.joints_2d[..., :2] / 2
+        seen = (labels.joints_2d[..., 2] > 0) & (places.abs() < 0.5).all(-1)
         cross = heat_loss(logits, places, seen, cells[:columns, 0], cells[::columns, 1], 1.2 / rows)
         found = (heat.flatten(2).softmax(dim=-1) * depth.flatten(2)).sum(-1)
         known = seen * labels.joints_3d[..., 3] * labels.has_3d[:, None]
