@@ -134,8 +134,18 @@ def test_ready_for_inference(config):
         before = net(pictures(config, 2))[0]
         after = ready_for_inference(net)(pictures(config, 2))[0]
     assert torch.allclose(before, after, atol=1e-5 * float(before.abs().max()))
-    left = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-    assert left == (sum(config.depths) if isinstance(config, GroupMixFormerConfig) else 0)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def test_a_layer_without_bias_takes_over_a_batch_norm():
+    net = built(replace(GMF, qkv_bias=False))
+    net(pictures(GMF, 4))  # running statistics
+    net.eval()
+    with torch.no_grad():
+        before = net(pictures(GMF, 2))[0]
+        for _ in range(2):  # the second time there is nothing left to do
+            after = ready_for_inference(net)(pictures(GMF, 2))[0]
+            assert torch.allclose(before, after, atol=1e-5 * float(before.abs().max()))
 
 
 def test_matching_layer_is_configuration(config):

@@ -94,7 +94,7 @@ class GroupAggregator(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         segment = dim // SEGMENTS
-        self.norm0 = nn.BatchNorm2d(segment)
+        self.norm0: nn.Module = nn.BatchNorm2d(segment)
         for i, kernel in enumerate(_KERNELS, start=1):
             self.add_module(f"agg{i}", SeparableConv(segment, segment, kernel))
             self.add_module(f"norm{i}", nn.BatchNorm2d(segment))
@@ -145,6 +145,22 @@ class GroupMixAttention(nn.Module):
         self.aggregator = GroupAggregator(dim)
         self.crpe = RelativePositions(dim * (SEGMENTS - 1) // SEGMENTS // _HEADS)
         self.proj = nn.Linear(dim, dim)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Let the linear layer do the work of the batch norm of the first segments, for inference; exact."""
+        norm = self.aggregator.norm0
+        if not isinstance(norm, nn.BatchNorm2d):
+            return
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        if self.qkv.bias is None:
+            self.qkv.bias = nn.Parameter(torch.zeros_like(self.qkv.weight[:, 0]), requires_grad=False)
+        for start in range(0, self.qkv.out_features, self.qkv.in_features):
+            rows = slice(start, start + norm.num_features)
+            self.qkv.weight[rows] *= scale[:, None]
+            self.qkv.bias[rows] = (self.qkv.bias[rows] - norm.running_mean) * scale + norm.bias
+        self.aggregator.norm0 = nn.Identity()
 
     def forward(self, x: Map) -> Map:
         mixed, local = self.aggregator(self.qkv(x))

@@ -11,7 +11,7 @@ from fasthmr.encoders.groupmixformer import GroupMixFormer
 from fasthmr.encoders.hrnet import HRNet
 from fasthmr.encoders.resnet import ResNet
 from fasthmr.layers.folding import fold_batch_norms
-from fasthmr.layers.group_mix import PositionConv
+from fasthmr.layers.group_mix import GroupMixAttention, PositionConv
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,6 +27,6 @@ def ready_for_inference(model: Network) -> Network:
     for module in model.modules():
         if isinstance(module, TRUNKS):
             fold_batch_norms(module, channels_last=True, in_place=True)
-        elif isinstance(module, PositionConv):
+        elif isinstance(module, GroupMixAttention | PositionConv):
             module.fold()
     return model.eval()
