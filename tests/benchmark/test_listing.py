@@ -16,7 +16,9 @@ from fasthmr.zoo import list_models, preset, registry
 
 _KEYS = {
     "name", "description", "task", "parameters", "macs", "table_parameters", "table_macs", "run_macs",
-    "scan_operations", "published", "image_size", "weights",
+    "scan_operations",
+    "transformer_macs",
+    "regressor_macs", "published", "image_size", "weights",
 }  # fmt: skip
 
 
@@ -72,6 +74,26 @@ def test_exact_numbers_and_differences(rows) -> None:
     assert tables["params"] == 670.2
     assert tables["params_difference"] == pytest.approx(0.010973)
     assert tables["gmacs_difference"] == pytest.approx(-0.009761)
+
+
+@pytest.mark.parametrize(
+    ("name", "transformers", "regressor"),
+    [
+        ("metro_r50", 27.468, 0.0),
+        ("tore_metro_r50", 0.796, 0.454),
+        ("fastmetro_l_r50", 6.643, 0.0),
+        ("tore_fastmetro_l_r50", 0.760, 0.454),
+        ("tore_fastmetro_l_r50_itp80", 0.639, 0.454),
+        ("tore_fastmetro_l_r50_itp50", 0.459, 0.454),
+        ("tore_hand_fastmetro_l_hrnet_w64_itp80", 0.723, 0.182),
+    ],
+)
+def test_transformers_are_counted_with_and_without_the_shape_regressor(
+    rows, name: str, transformers: float, regressor: float
+) -> None:
+    row = rows[name]
+    assert round(row["transformer_macs"] / 1e9, 3) == transformers
+    assert round(row["regressor_macs"] / 1e9, 3) == regressor
 
 
 def test_table_fits_a_hundred_columns(rows) -> None:

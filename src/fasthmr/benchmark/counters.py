@@ -45,6 +45,9 @@ class Counts:
         run_macs: What this package really multiplies, with its exact shortcuts. What depends on the weights
             alone is kept between calls and not counted.
         scan_ops: Operations of selective scans, which no other number contains, by VMamba's own rule.
+        transformer_macs: Those of `macs` in the transformers of a mesh head.
+        regressor_macs: Those of `macs` in the shape regressor behind them, which the paper's transformers
+            leave out.
     """
 
     params: int
@@ -54,6 +57,8 @@ class Counts:
     table_macs: int
     run_macs: int
     scan_ops: int = 0
+    transformer_macs: int = 0
+    regressor_macs: int = 0
 
 
 def count(
@@ -86,12 +91,14 @@ def count(
     layer_macs = counter.macs[_LAYER] + tally.layer_macs
     return Counts(
         params=sum(parameter.numel() for parameter in watched.parameters()) + _unused(watched),
-        macs=layer_macs + counter.macs[""] + tally.attention_macs,
+        macs=tally.macs,
         layer_macs=layer_macs,
         table_params=sum(p.numel() for layer in tally.called for p in layer.parameters(recurse=False)),
         table_macs=layer_macs + tally.norm_macs + counter.enlarged,
         run_macs=counter.macs.total(),
         scan_ops=tally.scan_ops,
+        transformer_macs=tally.transformer_macs,
+        regressor_macs=tally.regressor_macs,
     )
 
 
@@ -144,6 +151,7 @@ class _Tally:
     def __init__(self, model: nn.Module, counter: ProductCounter) -> None:
         self.called: set[nn.Module] = set()
         self.layer_macs = self.attention_macs = self.norm_macs = self.scan_ops = 0
+        self.transformer_macs = self.regressor_macs = 0
         self._counter = counter
         self._ruled = 0
         for module in model.modules():
@@ -157,6 +165,31 @@ class _Tally:
                 module.register_forward_hook(self._norm)
             elif isinstance(module, SS2D):
                 module.register_forward_hook(self._scan)
+        for head in model.modules():  # after the hooks above, which must have counted when a part ends
+            for part in getattr(head, "transformers", ()):
+                self._watch(part, "transformer_macs")
+            if hasattr(head, "transformers") and isinstance(head.regressor, nn.Module):
+                self._watch(head.regressor, "regressor_macs")
+
+    @property
+    def macs(self) -> int:
+        """All products of the published form so far."""
+        counted = self._counter.macs
+        return counted[_LAYER] + counted[""] + self.layer_macs + self.attention_macs
+
+    def _watch(self, part: nn.Module, name: str) -> None:
+        """Add what runs inside a part to the attribute `name`."""
+        before = 0
+
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal before
+            before = self.macs
+
+        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            setattr(self, name, getattr(self, name) + self.macs - before)
+
+        part.register_forward_pre_hook(enter)
+        part.register_forward_hook(leave)
 
     def _enter_ruled(self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         self._ruled += 1

@@ -45,6 +45,8 @@ def _row(name: str) -> dict[str, Any]:
         "table_macs": counts.table_macs,
         "run_macs": counts.run_macs,
         "scan_operations": counts.scan_ops,
+        "transformer_macs": counts.transformer_macs,
+        "regressor_macs": counts.regressor_macs,
         "published": [_compare(counts, published) for published in row.published],
         "image_size": list(counted.image_size),
         "weights": pretrained_file(name) is not None,
@@ -54,10 +56,12 @@ def _row(name: str) -> dict[str, Any]:
 def _compare(counts: Counts, published: PublishedCount) -> dict[str, Any]:
     tables = published.convention == "tables"
     params = (counts.table_params if tables else counts.params) / _MILLION
-    gmacs = (counts.table_macs if tables else counts.macs) / _BILLION
+    macs = counts.transformer_macs if published.part == "transformers" else counts.macs
+    gmacs = (counts.table_macs if tables else macs) / _BILLION
     return {
         "source": published.source,
         "convention": published.convention,
+        "part": published.part,
         "params": published.params,
         "gmacs": published.gmacs,
         "params_difference": _difference(params, published.params),
@@ -107,6 +111,11 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
             _decimal(row["run_macs"] / _BILLION),
             "yes" if row["weights"] else "",
         )
+        if row["transformer_macs"]:
+            both = row["transformer_macs"] + row["regressor_macs"]
+            table.add_row("  its transformers", "", "", "", _decimal(row["transformer_macs"] / _BILLION))
+            if row["regressor_macs"]:
+                table.add_row("  and shape regressor", "", "", "", _decimal(both / _BILLION))
         for published in row["published"]:
             cells = [_printed(published["params"]), _printed(published["gmacs"])]
             blank = ["", ""]

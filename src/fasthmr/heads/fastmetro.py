@@ -104,6 +104,11 @@ class FastMetroHead(nn.Module):
             None if config.parameters is None else config.parameters.build(config.mesh.vertices[1])
         )
 
+    @property
+    def transformers(self) -> list[nn.Module]:
+        """What the papers count as the transformer; without `regressor`."""
+        return [self.transformer_1, self.transformer_2]
+
     def set_mesh(self, operators: MeshOperators, template: Tensor | None = None) -> None:
         """Take over the mesh; see `MeshLevels.place`. This head has no template."""
         self.mesh.place(operators)

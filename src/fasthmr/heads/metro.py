@@ -95,15 +95,16 @@ class TokenEncoder(nn.Module):
         self.unused_published_params = tables + width * width + width
 
     def forward(
-        self, tokens: Float[Tensor, "batch tokens dim_in"]
+        self, tokens: Float[Tensor, "batch tokens dim_in"] | tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "batch tokens dim_out"], Float[Tensor, "batch tokens dim"]]:
-        """What comes out, and the last hidden state before the linear head."""
-        return self.run(self.img_embedding(tokens), self.residual(tokens))
+        """What comes out, and the last hidden state before the linear head.
 
-    def run(
-        self, embedded: Float[Tensor, "batch tokens dim"], skipped: Float[Tensor, "batch tokens dim_out"]
-    ) -> tuple[Float[Tensor, "batch tokens dim_out"], Float[Tensor, "batch tokens dim"]]:
-        """The same from the two linear images of the tokens."""
+        Args:
+            tokens: The tokens, or what `img_embedding` and `residual` make of them.
+        """
+        if isinstance(tokens, Tensor):
+            tokens = self.img_embedding(tokens), self.residual(tokens)
+        embedded, skipped = tokens
         x = embedded + self.position_embeddings.weight[: embedded.shape[1]]
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
@@ -253,6 +254,11 @@ class MetroHead(nn.Module):
             self.cam_token_embed = learned_tokens(1, config.token_dim)
             self.cam_predictor = nn.Linear(config.token_dim, 3)
 
+    @property
+    def transformers(self) -> list[nn.Module]:
+        """What the papers count as the transformer; without `regressor`."""
+        return [self.tokens, *self.trans_encoder]
+
     def set_mesh(self, operators: MeshOperators, template: Tensor | None = None) -> None:
         """Take over the mesh and the body at rest.
 
@@ -301,7 +307,8 @@ class MetroHead(nn.Module):
         """
         first, *later = cast("list[TokenEncoder]", list(self.trans_encoder))
         if mask is None:
-            x, hidden = first.run(*self.tokens(features, first.img_embedding, first.residual))
+            embedded, skipped = self.tokens(features, first.img_embedding, first.residual)
+            x, hidden = first((embedded, skipped))
         else:
             x, hidden = first(self.tokens.tokens(features) * mask + MASKED * (1 - mask))
         for encoder in later:

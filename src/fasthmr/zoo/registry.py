@@ -38,6 +38,7 @@ class PublishedCount:
         gmacs: Multiply-accumulates for one picture or clip in billions as printed, or None.
         convention: "complete" counts all parameters and all products; "tables" counts as the papers' profiler
             does: no attention products, no bare parameters, but 4 per normalised element.
+        part: What is counted: the whole model, or the transformers of a mesh head without the regressor.
         within: Difference in billions that the publication's own rounding and profiler leave; 0 where ours
             must come out as printed.
     """
@@ -46,6 +47,7 @@ class PublishedCount:
     params: float | None = None
     gmacs: float | None = None
     convention: Literal["complete", "tables"] = "complete"
+    part: Literal["whole", "transformers"] = "whole"
     within: float = 0.0
 
 
