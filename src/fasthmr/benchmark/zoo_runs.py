@@ -157,7 +157,7 @@ def run_zoo(
     result = ZooRuns(reference=_reference(models), settings=tuple(settings), machine=machine_of(where))
     if before is not None:
         _check_same(before, result)
-        wanted = {result.reference, *models}
+        wanted, result.machine = {result.reference, *models}, before.machine
         result.runs = [r for r in before.runs if r.setting in result.settings and wanted >= set(r.models)]
     groups = grouped([name for name in models if name != result.reference] or [result.reference])
     measured = {(run.setting, name) for run in result.runs for name in run.models[1:] or run.models}
