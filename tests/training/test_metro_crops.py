@@ -158,8 +158,8 @@ def test_pose_and_shape_are_read_off_the_mesh(tmp_path: Path) -> None:
     reader = training.model.head.parameters_of
     assert all(weight.grad is not None for weight in reader.parameters())
     values = {name: term.item() for name, term in terms.items()}
-    heat = training.config.heat * values.pop("heat")
-    assert total.item() == pytest.approx(sum(values.values()) + heat)
+    guide = training.config.heat * (values.pop("heat") + 10 * values.pop("depth"))
+    assert total.item() == pytest.approx(sum(values.values()) + guide)
     batch = training.samples.batch(torch.tensor([0, 1]), None)
     true = training.of_parameters(batch.params, torch.ones(2, 3), batch.params, batch.labels)
     assert true["parameters"].item() == 0 and true["body_vertices"].item() == pytest.approx(0, abs=1e-4)
