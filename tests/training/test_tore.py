@@ -104,7 +104,9 @@ def test_report(folder):
         runs=folder, people=folder, hands=folder / "test", out=folder / "report.md", drawn=2
     )
     text = report(config).read_text()
-    assert "F@5" in text and "![clusters_run](report/clusters_run.png)" in text
+    assert (
+        "F@5" in text and "mean of these hands" in text and "![clusters_run](report/clusters_run.png)" in text
+    )
     assert (folder / "report" / "attention_run.png").stat().st_size > 1000
     assert json.loads((folder / "report.json").read_text())["run"]["PA-MPJPE"] > 0
 

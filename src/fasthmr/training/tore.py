@@ -213,12 +213,13 @@ def train(config: ToreConfig) -> Path:
 
     subject, hours = training.subject, config.out / HOURS
     before = json.loads(hours.read_text())["hours"] if hours.is_file() else 0.0
+    began = time.process_time()
 
     def judge(learner: nn.Module) -> str:
         found = measure(
             subject, lambda batch: training.vertices(learner, batch), validation, config.validated
         )
-        spent = before + time.process_time() / 3600
+        spent = before + (time.process_time() - began) / 3600
         write_bytes(hours, json.dumps({"hours": spent}).encode())
         return ", ".join(f"{name} {values.mean():.3f}" for name, values in found.items())
 
