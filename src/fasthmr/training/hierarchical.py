@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -27,7 +26,6 @@ from fasthmr.data.records import KEYPOINTS_IN_POINTS
 from fasthmr.errors import UsageError
 from fasthmr.geometry.heatmaps import heatmap_targets
 from fasthmr.heads.keypoint_smpl import PoseEstimate
-from fasthmr.io.atomic import write_bytes
 from fasthmr.models.hmr import HMR, HMRConfig
 from fasthmr.models.pose import PoseConfig
 from fasthmr.training.heatmap_loss import heatmap_loss
@@ -46,15 +44,13 @@ from fasthmr.training.hierarchical_model import (
     set_mean_pose,
     start_encoder,
 )
+from fasthmr.training.hours import HourCounter
 from fasthmr.training.layer_decay import layer_decay_groups
 from fasthmr.training.losses import LossWeights, pose_losses
 from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.types import HMROutput
 
 _LOG = logging.getLogger(__name__)
-
-HOURS = "hours.json"
-"""Where a run notes the processor time that it has taken."""
 
 _TYPICAL_AREA = 0.15
 """Of a person, in squares of the crop side; what OKS counts with during training."""
@@ -217,14 +213,11 @@ def train(config: HierarchicalConfig) -> dict[Task, Path]:
     """
     training = HierarchicalTraining(config)
     config.out.mkdir(parents=True, exist_ok=True)
-    hours = config.out / HOURS
-    before = json.loads(hours.read_text())["hours"] if hours.is_file() else 0.0
-    began = time.process_time()
+    hours = HourCounter(config.out)
 
     def judge(learner: nn.Module) -> str:
         found = training.measured(cast(Learner, learner))
-        spent = before + (time.process_time() - began) / 3600
-        write_bytes(hours, json.dumps({"hours": spent}).encode())
+        hours.note()
         return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
 
     loop = LoopConfig(

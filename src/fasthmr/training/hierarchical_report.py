@@ -24,7 +24,6 @@ from fasthmr.errors import InputError
 from fasthmr.evaluation.coco import PERSON_CATEGORY, PoseDetections, keypoint_ap, keypoint_results
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.hmr import HMR
-from fasthmr.training.hierarchical import HOURS
 from fasthmr.training.hierarchical_data import StoredCrops, cut_crops, to_record
 from fasthmr.training.hierarchical_errors import (
     find_keypoints,
@@ -49,6 +48,7 @@ from fasthmr.training.hierarchical_tables import (
     table,
     verdict,
 )
+from fasthmr.training.hours import noted_hours
 from fasthmr.zoo import load_model
 
 _LOG = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def _measured(path: Path, people: _People, timed: int) -> Run:
         floor = keypoint_errors(mean_layout(true, inside), true, inside, people.crop_areas)
         people.floors |= {f"{name} 2D": float(value[seen].mean()) for name, value in floor.items()}
         values = {name: value[seen] for name, value in values.items()}
-    hours = json.loads((path.parent / HOURS).read_text())["hours"]
+    hours = noted_hours(path.parent)
     _LOG.info("%s: %s", path, {name: round(float(x.mean()), 3) for name, x in values.items()} | totals)
     return Run(
         task=task,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -28,7 +27,7 @@ from fasthmr.data.metro_tsv import MetroTsv
 from fasthmr.data.shards import load_shards
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHead
-from fasthmr.io.atomic import write_bytes
+from fasthmr.training.hours import HourCounter
 from fasthmr.training.mesh_subject import FITTED_LEVELS, MeshSubject, mesh_subject, subject_of_files
 from fasthmr.training.metro_crops import MetroCrops
 from fasthmr.training.motion_loop import LoopConfig, run_loop
@@ -64,9 +63,6 @@ from fasthmr.training.tore_parameters import ParameterLosses
 from fasthmr.types import MeshOutput
 
 _LOG = logging.getLogger(__name__)
-
-HOURS = "hours.json"
-"""Where a run notes the processor time that it has taken."""
 
 
 _DEPTH = 10.0
@@ -211,16 +207,13 @@ def train(config: ToreConfig) -> Path:
     validation = training.source(config.validation, config.validated, "val")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    subject, hours = training.subject, config.out / HOURS
-    before = json.loads(hours.read_text())["hours"] if hours.is_file() else 0.0
-    began = time.process_time()
+    subject, hours = training.subject, HourCounter(config.out)
 
     def judge(learner: nn.Module) -> str:
         found = measure(
             subject, lambda batch: training.vertices(learner, batch), validation, config.validated
         )
-        spent = before + (time.process_time() - began) / 3600
-        write_bytes(hours, json.dumps({"hours": spent}).encode())
+        hours.note()
         return ", ".join(f"{name} {values.mean():.3f}" for name, values in found.items())
 
     loop = LoopConfig(

@@ -24,8 +24,8 @@ from fasthmr.evaluation.metrics import bootstrap_interval
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.mesh import MeshModel
 from fasthmr.reduction.gtr import NeuralShapeRegressor
+from fasthmr.training.hours import noted_hours
 from fasthmr.training.mesh_subject import Kind, mesh_subject
-from fasthmr.training.tore import HOURS
 from fasthmr.training.tore_data import BodyCrops, HandCrops, MeshBatch, MeshSource
 from fasthmr.training.tore_errors import measure
 from fasthmr.training.tore_pictures import cluster_maps, joint_attention
@@ -142,7 +142,7 @@ def _measured(config: ToreReportConfig, path: Path, sources: Sources) -> _Run:
 
     samples = config.drawn if kind == "hand" else config.samples
     errors = measure(subject, predict, sources[kind, size], samples)
-    hours = json.loads((path.parent / HOURS).read_text())["hours"]
+    hours = noted_hours(path.parent)
     _LOG.info("%s: %s", path.parent.name, {name: round(float(x.mean()), 2) for name, x in errors.items()})
     return _Run(name=path.parent.name, model=model, settings=settings, hours=hours, errors=errors)
 
