@@ -19,8 +19,8 @@ from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.training import clip_features, diffusion_decoder
 from fasthmr.training.clip_features import PairedClip, cache_features, load_pairs
 from fasthmr.training.diffusion_decoder import DiffusionDecoderTraining, train
+from fasthmr.training.loop import LoopConfig
 from fasthmr.training.motion_errors import motion_errors
-from fasthmr.training.motion_loop import LoopConfig
 from fasthmr.training.motion_pairs import MotionPairs
 from fasthmr.training.motion_windows import MotionWindows
 from fasthmr.types import BodyParams, Crop, HMROutput

@@ -9,7 +9,7 @@ import torch
 from fasthmr.body.default_body import load_default_body
 from fasthmr.errors import UsageError
 from fasthmr.models.motion_prior import MotionPrior
-from fasthmr.training.motion_loop import LoopConfig
+from fasthmr.training.loop import LoopConfig
 from fasthmr.training.motion_vae import MotionVAETraining, train
 from fasthmr.zoo import load_model
 
@@ -36,7 +36,7 @@ def test_recipe_writes_a_prior_that_loads(tmp_path, caplog):
 def test_stopped_run_continues_as_if_it_had_not(tmp_path, monkeypatch):
     whole = load_model(train(tiny(tmp_path / "whole"))).state_dict()
 
-    import fasthmr.training.motion_loop as loop
+    import fasthmr.training.loop as loop
 
     saved = torch.save
 

@@ -24,8 +24,8 @@ from fasthmr.temporal.patch_denoiser import PatchDenoiserConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
 from fasthmr.temporal.representation import POINT_CHANNELS
 from fasthmr.training.clip_features import PairedClip, load_pairs
+from fasthmr.training.loop import LoopConfig, run_loop
 from fasthmr.training.motion_errors import judge_motion
-from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.training.motion_losses import future_mask, mean_length, squared_error
 from fasthmr.training.motion_pairs import MotionPairs, PairBatch
 from fasthmr.training.motion_windows import MotionWindows

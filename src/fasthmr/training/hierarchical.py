@@ -46,8 +46,8 @@ from fasthmr.training.hierarchical_model import (
 )
 from fasthmr.training.hours import HourCounter
 from fasthmr.training.layer_decay import layer_decay_groups
+from fasthmr.training.loop import LoopConfig, run_loop
 from fasthmr.training.losses import LossWeights, pose_losses
-from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.types import HMROutput
 
 _LOG = logging.getLogger(__name__)

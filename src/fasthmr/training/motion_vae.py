@@ -24,7 +24,7 @@ from fasthmr.evaluation.metrics import acceleration_error, mpjpe_mm
 from fasthmr.models.motion_prior import CHANNELS, MotionPrior, MotionPriorConfig, Representation
 from fasthmr.temporal.motion_vae import MotionVAEConfig
 from fasthmr.temporal.patch_vae import PatchVAEConfig
-from fasthmr.training.motion_loop import LoopConfig, run_loop
+from fasthmr.training.loop import LoopConfig, run_loop
 from fasthmr.training.motion_losses import MotionVAELossWeights, motion_vae_losses
 from fasthmr.training.motion_windows import MotionWindows
 from fasthmr.types import BodyParams

@@ -28,9 +28,9 @@ from fasthmr.data.shards import load_shards
 from fasthmr.heads.fastmetro import FastMetroHead, FastMetroHeadConfig
 from fasthmr.heads.metro import MetroHead
 from fasthmr.training.hours import HourCounter
+from fasthmr.training.loop import LoopConfig, run_loop
 from fasthmr.training.mesh_subject import FITTED_LEVELS, MeshSubject, mesh_subject, subject_of_files
 from fasthmr.training.metro_crops import MetroCrops
-from fasthmr.training.motion_loop import LoopConfig, run_loop
 from fasthmr.training.tore_data import (
     BodyCrops,
     CachedMaps,

@@ -1,4 +1,4 @@
-"""The loop of motion models and others: one cycle of the rate, averaged weights, checkpoints.
+"""The loop of recipes: one cycle of the rate, averaged weights, checkpoints.
 
 A step is a function of its number, so that a run that was stopped continues as if it had not.
 """
