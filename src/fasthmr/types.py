@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -37,6 +38,11 @@ class BodyParams:
         """The same from the rotation matrices of all joints, the root joint first."""
         root, others = rotmats[..., :1, :, :], rotmats[..., 1:, :, :]
         return BodyParams(global_orient=root, body_pose=others, betas=betas, transl=transl)
+
+    @property
+    def rotmats(self) -> Float[Tensor, "*batch joints 3 3"]:
+        """Rotation matrices of all joints, the root joint first."""
+        return torch.cat([self.global_orient, self.body_pose], dim=-3)
 
 
 @dataclass(frozen=True, kw_only=True)

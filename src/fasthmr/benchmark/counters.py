@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fasthmr.benchmark.products import ProductCounter
 from fasthmr.benchmark.published_forms import rule_for, scan_operations
 from fasthmr.checkpoints.loading import build_empty
+from fasthmr.evaluation.products import ProductCounter
 from fasthmr.layers.ss2d import SS2D
 from fasthmr.zoo.registry import ModelConfig
 

@@ -188,23 +188,20 @@ class BodyModel(nn.Module):
         self, params: BodyParams
     ) -> tuple[Float[Tensor, "*batch joints 3 4"], Float[Tensor, "*batch joints 3"]]:
         """What each joint does to rest points, [R | t], and where the joints are; `transl` is left out."""
-        rotations = torch.cat([params.global_orient, params.body_pose], dim=-3)
         rest_joints = self._rest_joints(params.betas)
-        joint_rotations, joints = self._kinematic_chain(rotations, rest_joints)
+        joint_rotations, joints = self._kinematic_chain(params.rotmats, rest_joints)
         # Each joint moves a rest point x to R (x - rest) + joint = R x + offset.
         offsets = joints - (joint_rotations @ rest_joints[..., None])[..., 0]
         return torch.cat([joint_rotations, offsets[..., None]], dim=-1), joints
 
     def joints(self, params: BodyParams) -> Float[Tensor, "*batch joints 3"]:
         """Posed kinematic joints alone, without the cost of the vertices."""
-        rotations = torch.cat([params.global_orient, params.body_pose], dim=-3)
-        _, joints = self._kinematic_chain(rotations, self._rest_joints(params.betas))
+        _, joints = self._kinematic_chain(params.rotmats, self._rest_joints(params.betas))
         return joints if params.transl is None else joints + params.transl[..., None, :]
 
     def world_rotations(self, params: BodyParams) -> Float[Tensor, "*batch joints 3 3"]:
         """Rotation of every joint frame in the frame of the body (joint to body)."""
-        rotations = torch.cat([params.global_orient, params.body_pose], dim=-3)
-        return self._kinematic_chain(rotations, self._rest_joints(params.betas))[0]
+        return self._kinematic_chain(params.rotmats, self._rest_joints(params.betas))[0]
 
     def keypoints(self, vertices: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch keypoints 3"]:
         """Regressed points of posed vertices, in the order of `keypoint_names`.

@@ -34,7 +34,7 @@ class PoseRepresentation(nn.Module):
 
     def encode(self, params: BodyParams) -> Float[Tensor, "*batch 133"]:
         """Points of the posed skeleton and twists. `transl` plays no part."""
-        rotmats = torch.cat([params.global_orient, params.body_pose], dim=-3)
+        rotmats = params.rotmats
         rest = self.skeleton.rest(params.betas)
         points, _ = forward_kinematics(rotmats, rest)
         return join_motion(points - points[..., :1, :], twists_of(rotmats, rest))

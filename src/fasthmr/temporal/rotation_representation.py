@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,8 +17,7 @@ class RotationRepresentation(nn.Module):
 
     def encode(self, params: BodyParams) -> Float[Tensor, "*batch 144"]:
         """The first two columns of every rotation, the root's first."""
-        rotmats = torch.cat([params.global_orient, params.body_pose], dim=-3)
-        return rotmat_to_rot6d(rotmats, layout="columns").flatten(-2)
+        return rotmat_to_rot6d(params.rotmats, layout="columns").flatten(-2)
 
     def decode(
         self, motion: Float[Tensor, "*batch 144"], betas: Float[Tensor, "*#batch num_betas"]

@@ -212,7 +212,7 @@ class _Motion:
         assert params.transl is not None
         return cls(
             times=track.times,
-            quats=rotmat_to_quat_wxyz(torch.cat([params.global_orient, params.body_pose], dim=1)),
+            quats=rotmat_to_quat_wxyz(params.rotmats),
             place=_to_place(params.transl),
         )
 

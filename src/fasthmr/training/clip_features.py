@@ -74,7 +74,7 @@ def read_clip(model: nn.Module, clip: SyntheticClip, batch: int = _BATCH) -> dic
             principal.double().expand(count, 2),
         )
         given = output.params
-        parts["rotations"].append(torch.cat([given.global_orient, given.body_pose], dim=1))
+        parts["rotations"].append(given.rotmats)
         parts["betas"].append(given.betas)
         parts["transl"].append(place)
         parts["features"].append(output.features)

@@ -198,8 +198,7 @@ class HierarchicalTraining:
 
 def _estimate(output: HMROutput) -> PoseEstimate:
     params = output.params
-    rotations = torch.cat([params.global_orient, params.body_pose], dim=1)
-    return PoseEstimate(rotmats=rotations, betas=params.betas, camera=output.camera)
+    return PoseEstimate(rotmats=params.rotmats, betas=params.betas, camera=output.camera)
 
 
 def train(config: HierarchicalConfig) -> dict[Task, Path]:

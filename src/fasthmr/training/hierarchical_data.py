@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fasthmr.body.skeletons import COCO17_NAMES
@@ -19,14 +18,13 @@ from fasthmr.data.records import POINT_NAMES
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError, UsageError
 from fasthmr.geometry.crops import denormalize, normalize
-from fasthmr.io.atomic import atomic_path, write_bytes
-
-_LOG = logging.getLogger(__name__)
+from fasthmr.io.atomic import write_bytes
+from fasthmr.training.chunks import write_chunks
 
 COCO17_POINTS = tuple(POINT_NAMES.index(name) for name in COCO17_NAMES)
 """The COCO key points among the points of records; shoulders, hips and the like are joints of the body."""
 
-_CHUNK, _TOGETHER = 2048, 32
+_CHUNK = 2048
 _NOTE = "crops.json"
 _LABELS = ("rotations", "betas", "points", "points_3d", "inside")
 
@@ -46,27 +44,20 @@ def cut_crops(
     Raises:
         UsageError: The folder holds crops of another size, or augmented otherwise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     _same_kind(folder, json.dumps([list(image_size), None if augment is None else asdict(augment)]))
     store = RecordStore(load_shards(records))
     order = torch.arange(len(store))
     if augment is not None:
         order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))
-    for first in range(0, count, _CHUNK):
-        path, end = folder / f"{first:06d}.safetensors", min(first + _CHUNK, count)
-        if path.is_file() and len(load_file(path)["inside"]) >= end - first:
-            continue
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("pixels", *_LABELS)}
-        for rows in torch.arange(first, end).split(_TOGETHER):
-            raw = store.batch(order[rows % len(store)])
-            generator = torch.Generator().manual_seed(int(rows[0]))
-            crops = make_batch(raw, augment or AugmentConfig.none(), generator, image_size[0], image_size)
-            parts["pixels"].append(denormalize(crops.pixels).round().clamp(0, 255).to(torch.uint8))
-            for name in _LABELS:
-                parts[name].append(getattr(crops, name))
-        with atomic_path(path) as temporary:
-            save_file({name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}, temporary)
-        _LOG.info("%s: %d of %d crops", folder, end, count)
+
+    def cut(rows: Tensor) -> dict[str, Tensor]:
+        raw = store.batch(order[rows % len(store)])
+        generator = torch.Generator().manual_seed(int(rows[0]))
+        crops = make_batch(raw, augment or AugmentConfig.none(), generator, image_size[0], image_size)
+        pixels = denormalize(crops.pixels).round().clamp(0, 255).to(torch.uint8)
+        return {"pixels": pixels} | {name: getattr(crops, name) for name in _LABELS}
+
+    write_chunks(folder, count, _CHUNK, cut)
 
 
 def _same_kind(folder: Path, kind: str) -> None:

@@ -12,8 +12,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from fasthmr.body.default_body import load_default_body
 from fasthmr.body.lbs import BodyModel
@@ -22,6 +20,7 @@ from fasthmr.data.augment import RECORD_MARGIN, RecordStore
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError
 from fasthmr.evaluation.coco import PERSON_CATEGORY, PoseDetections, keypoint_ap, keypoint_results
+from fasthmr.evaluation.products import ProductCounter
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.hmr import HMR
 from fasthmr.training.hierarchical_data import StoredCrops, cut_crops, to_record
@@ -232,9 +231,9 @@ def _gmacs(model: Model) -> float:
     """Products for one picture, in thousands of millions; selective scans are not products."""
     pixels = torch.zeros(1, 3, *model.config.encoder.image_size)
     model.head(model.encoder(pixels)[-1])  # what weights alone decide is computed once
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with ProductCounter() as counter:
         model.head(model.encoder(pixels)[-1])
-    return counter.get_total_flops() / 2e9
+    return counter.macs.total() / 1e9
 
 
 def _milliseconds(model: Model, passes: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,13 +14,12 @@ from fasthmr.body.hand_points import hand_regressor
 from fasthmr.body.hierarchy import DEFAULT_BODIES, MeshHierarchy, default_hierarchy
 from fasthmr.body.lbs import BodyModel
 from fasthmr.body.skeletons import BODY_JOINTS_OF_17
+from fasthmr.data.metro_tsv import Kind
 from fasthmr.errors import UsageError
 from fasthmr.io.body_files import load_body_file
 from fasthmr.io.hierarchy_files import load_hierarchy_file
 from fasthmr.training.tore_losses import MeshJoints
 from fasthmr.types import BodyParams
-
-Kind = Literal["body", "hand"]
 
 BODY_14 = (8, 5, 2, 1, 4, 7, 21, 19, 17, 16, 18, 20, 12, 15)
 """The 14 joints of body models among SMPL's 24: right leg up, left leg down, arms alike, neck, head."""

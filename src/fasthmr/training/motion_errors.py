@@ -57,7 +57,7 @@ def motion_errors(
 def motion_joints(prior: MotionPrior, track: MotionTrack) -> Float[Tensor, "frames 24 3"]:
     """Joints of a track relative to the pelvis, metres."""
     params = track.params
-    joints = prior.joints(torch.cat([params.global_orient, params.body_pose], dim=1), params.betas)
+    joints = prior.joints(params.rotmats, params.betas)
     return joints - joints[:, :1]
 
 

@@ -62,7 +62,7 @@ class MotionPairs:
         self._decoder, self._windows = decoder, windows
         self.read = torch.stack([decoder.frame_numbers(clip.read) for clip in clips])
         self.true = torch.stack([decoder.prior.numbers(within_reach(clip)) for clip in clips])
-        errors = torch.stack([_rotations(c.read.params) @ _rotations(c.true.params).mT for c in clips])
+        errors = torch.stack([c.read.params.rotmats @ c.true.params.rotmats.mT for c in clips])
         self._errors = errors @ slow_part(errors).mT
         self._shape_errors = torch.stack(
             [median_shape(clip.read.params.betas)[0] - clip.true.params.betas[0] for clip in clips]
@@ -93,7 +93,7 @@ class MotionPairs:
             errors[row], side[row] = errors[row].flip(0), side[row].flip(0)
         strength = torch.from_numpy(rng.uniform(*_STRENGTH, size=count)).to(errors)
         none = torch.eye(3).expand_as(errors)
-        turned = mix_rotations(none, errors, strength[:, None, None]) @ _rotations(true)
+        turned = mix_rotations(none, errors, strength[:, None, None]) @ true.rotmats
         betas = true.betas + self._shape_errors[chosen][:, None]
         true = dataclasses.replace(true, betas=betas)
         prior, features = self._decoder.prior, self._decoder.config.features
@@ -124,10 +124,6 @@ def within_reach(clip: PairedClip) -> BodyParams:
     near, far = _REACH
     share = ((far - geodesic_angle(root, true)) / (far - near)).clamp(0, 1)
     return dataclasses.replace(clip.true.params, global_orient=mix_rotations(root, true, share))
-
-
-def _rotations(params: BodyParams) -> Float[Tensor, "*batch 24 3 3"]:
-    return torch.cat([params.global_orient, params.body_pose], dim=-3)
 
 
 def _warped(

@@ -153,7 +153,7 @@ def reconstruct(prior: MotionPrior, clips: BodyParams) -> Reconstruction:
     """Measure a prior on clips, through its mean latents and inverse kinematics."""
     numbers, _ = prior(prior.numbers(clips))
     turned = prior.rotations(numbers, clips.betas)
-    true = prior.joints(torch.cat([clips.global_orient, clips.body_pose], dim=-3), clips.betas)
+    true = prior.joints(clips.rotmats, clips.betas)
     found = prior.joints(turned, clips.betas)
     accelerations = [acceleration_error(a, b).mean() for a, b in zip(found, true, strict=True)]
     sizes = [acceleration_error(torch.zeros_like(b), b).mean() for b in true]

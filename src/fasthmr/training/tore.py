@@ -83,6 +83,7 @@ def loss_config(config: ToreConfig, levels: int = FITTED_LEVELS) -> MeshLossConf
         chosen = TORE_FASTMETRO_LOSS if gtr else FASTMETRO_LOSS
     if config.tokens != "itp":
         chosen = replace(chosen, clusters=0.0)
+    chosen = replace(chosen, aligned=config.aligned)
     return chosen if config.surface_terms else replace(chosen, edges=0.0, edges_self=0.0, normals=0.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fasthmr.data.augment import AugmentConfig, RecordStore, TrainBatch, make_batch
@@ -18,12 +17,10 @@ from fasthmr.data.hands import load_hands
 from fasthmr.errors import InputError
 from fasthmr.geometry.cameras import project
 from fasthmr.geometry.crops import normalize
-from fasthmr.io.atomic import atomic_path
+from fasthmr.training.chunks import write_chunks
 from fasthmr.training.mesh_subject import BODY_14, MeshSubject
 from fasthmr.training.tore_losses import MeshJoints, MeshLabels
 from fasthmr.types import BodyParams
-
-_LOG = logging.getLogger(__name__)
 
 _CHUNK = 512
 
@@ -114,23 +111,16 @@ def cache_maps(
 
     Later crops than there are records show the same people again, cut and degraded otherwise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, count, _CHUNK):
-        path = folder / f"{first:06d}.safetensors"
-        if path.is_file():
-            continue
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("seen", *_STORED)}
-        for start in range(first, min(first + _CHUNK, count), 32):
-            rows = torch.arange(start, min(start + 32, first + _CHUNK, count)) % len(crops)
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + start) if augmented else None
-            batch = crops.crops(rows, generator)
-            with torch.no_grad():
-                parts["seen"].append(trunk(batch.pixels)[-1].half())
-            for name in _STORED:
-                parts[name].append(getattr(batch, name))
-        with atomic_path(path) as temporary:
-            save_file({name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}, temporary)
-        _LOG.info("%s: crops %d to %d", folder, first, min(first + _CHUNK, count) - 1)
+
+    def look(rows: Tensor) -> dict[str, Tensor]:
+        start = int(rows[0])
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + start) if augmented else None
+        batch = crops.crops(rows % len(crops), generator)
+        with torch.no_grad():
+            seen = trunk(batch.pixels)[-1].half()
+        return {"seen": seen} | {name: getattr(batch, name) for name in _STORED}
+
+    write_chunks(folder, count, _CHUNK, look)
 
 
 class CachedMaps:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fasthmr.layers.neighbours import mix_rows
 from fasthmr.training.tore_terms import (
+    aligned_loss,
     cluster_loss,
     covered_cells,
     edge_length_loss,
@@ -35,6 +36,7 @@ class MeshLossConfig:
         root: Joints about whose middle 3D joints are compared, () for as they are.
         centred: Predicted meshes are moved to their regressed root, and token joints to the middle of `root`,
             before they are projected and compared (FastMETRO).
+        aligned: Of the mesh from the true one turned onto it (ours, `aligned_loss`).
         edges, edges_self, normals: Lengths of edges against the truth's, lengths alone, and angles of edges
             to the true normals, on the mesh `surface`.
         each_face: Count the edges of every face instead of every edge once.
@@ -48,6 +50,7 @@ class MeshLossConfig:
     levels: tuple[float, ...] = (0.33, 0.33, 0.33)
     root: tuple[int, ...] = (2, 3)
     centred: bool = False
+    aligned: float = 0.0
     edges: float = 0.0
     edges_self: float = 0.0
     normals: float = 0.0
@@ -180,6 +183,9 @@ class MeshLosses(nn.Module):
             for i, share in enumerate(config.levels)
         ]
         terms["vertices"] = config.vertices * torch.stack(each).sum()
+        if config.aligned:
+            shape = aligned_loss(vertices, labels.vertices, labels.has_mesh)
+            terms["aligned"] = config.aligned * shape
         terms |= self._surface(vertices, labels)
         if config.clusters and output.clusters is not None:
             places = project_weak(labels.vertices[-1], output.camera.detach())

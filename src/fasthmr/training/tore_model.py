@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fasthmr.data.metro_tsv import Kind
 from fasthmr.encoders.convvit import ConvViT, ConvViTConfig
 from fasthmr.encoders.efficientnet import EfficientNetConfig
 from fasthmr.encoders.registry import EncoderConfig, encoder_config
@@ -26,7 +27,7 @@ from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRCon
 from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
 from fasthmr.training.losses import heat_loss
-from fasthmr.training.mesh_subject import Kind, MeshSubject
+from fasthmr.training.mesh_subject import MeshSubject
 from fasthmr.training.tore_losses import MeshLabels
 from fasthmr.zoo import create_model, load_model
 
@@ -74,6 +75,8 @@ class ToreConfig:
         width: Of the first transformer: 512 in the papers.
         heat: Weight of heat maps and depths of the joints, read from the map of a trunk that learns and left
             out of the finished model; without them a trunk from scratch stands still. 0 for none.
+        aligned: Weight of the mesh's difference from the true one turned onto it. Hands seen from any side need
+            it: where turns cannot be told apart their mean is a stick.
         surface_terms: Compare edges and normals too, where the released code of the family does.
         samples: Records, or stored maps, to train on.
         validated: Samples to measure on while training.
@@ -99,6 +102,7 @@ class ToreConfig:
     heads: int = 4
     dropout: float = 0.0
     heat: float = 30.0
+    aligned: float = 0.0
     surface_terms: bool = False
     samples: int = 16_384
     validated: int = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,7 +36,7 @@ class ParameterLosses:
     ) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms."""
         config, has_mesh = self._config, labels.has_mesh
-        found, given = (torch.cat([p.global_orient, p.body_pose], dim=1) for p in (params, true))
+        found, given = (p.rotmats for p in (params, true))
         vertices = self._body(params).vertices
         points, root = self._joints(vertices)
         points = points - root

@@ -12,20 +12,20 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from fasthmr.checkpoints.files import open_weights
 from fasthmr.data.augment import RecordStore
 from fasthmr.data.hands import SyntheticHands, write_hands
+from fasthmr.data.metro_tsv import Kind
 from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError
 from fasthmr.evaluation.metrics import bootstrap_interval
+from fasthmr.evaluation.products import ProductCounter
 from fasthmr.io.atomic import write_bytes
 from fasthmr.models.mesh import MeshModel
 from fasthmr.reduction.gtr import NeuralShapeRegressor
 from fasthmr.training.hours import noted_hours
-from fasthmr.training.mesh_subject import Kind, mesh_subject
+from fasthmr.training.mesh_subject import mesh_subject
 from fasthmr.training.tore_data import BodyCrops, HandCrops, MeshBatch, MeshSource
 from fasthmr.training.tore_errors import measure
 from fasthmr.training.tore_pictures import cluster_maps, joint_attention
@@ -188,10 +188,10 @@ def _macs(run: _Run) -> str:
     head, encoder = run.model.head, run.model.config.encoder
     maps = run.model.encoder(torch.zeros(1, 3, *encoder.image_size))[-1]
     head(maps)  # what weights alone decide is computed once
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with ProductCounter() as counter:
         head(maps)
     parameters = sum(parameter.numel() for parameter in head.parameters())
-    return f"{parameters / 1e3:.0f} | {counter.get_total_flops() / 2e6:.1f}"
+    return f"{parameters / 1e3:.0f} | {counter.macs.total() / 1e6:.1f}"
 
 
 def _table(runs: list[_Run], config: ToreReportConfig) -> list[str]:
