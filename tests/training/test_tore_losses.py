@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fasthmr.geometry.rotations import axis_angle_to_rotmat
 from fasthmr.training.tore_losses import (
     FASTMETRO_LOSS,
     METRO_LOSS,
@@ -15,6 +16,7 @@ from fasthmr.training.tore_losses import (
     MeshLosses,
 )
 from fasthmr.training.tore_terms import (
+    aligned_loss,
     cluster_loss,
     covered_cells,
     joints_3d_loss,
@@ -118,3 +120,22 @@ def test_too_few_levels_are_refused():
         MeshLosses(TORE_FASTMETRO_LOSS, regressor, FACES)(
             replace(output, vertices=output.vertices[-1:]), labels
         )
+
+
+def test_a_turned_mesh_is_as_good_as_the_truth_and_a_smaller_one_is_not():
+    _, labels, regressor = sample()
+    true, one = labels.vertices, torch.ones(2)
+    turn = axis_angle_to_rotmat(torch.tensor([0.3, -2.0, 1.0]))
+    turned = tuple(level @ turn.mT + 0.5 for level in true)
+    assert aligned_loss(turned, true, one) < 1e-6
+    shrunk = tuple((0.5 * level).requires_grad_() for level in turned)
+    assert aligned_loss(shrunk, true, one) > 0.1
+    assert aligned_loss(shrunk, true, torch.zeros(2)) == 0
+
+    output = replace(sample()[0], vertices=shrunk)
+    _, terms = MeshLosses(replace(TORE_FASTMETRO_LOSS, aligned=3.0), regressor, FACES)(output, labels)
+    torch.testing.assert_close(terms["aligned"], 3 * aligned_loss(shrunk, true, one))
+    terms["aligned"].backward()
+    for level in shrunk:  # growing again is the way down
+        assert level.grad is not None
+        assert (level.grad * (level - level.mean(1, keepdim=True))).sum() < 0

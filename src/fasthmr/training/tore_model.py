@@ -75,8 +75,8 @@ class ToreConfig:
         width: Of the first transformer: 512 in the papers.
         heat: Weight of heat maps and depths of the joints, read from the map of a trunk that learns and left
             out of the finished model; without them a trunk from scratch stands still. 0 for none.
-        aligned: Weight of the mesh's difference from the true one turned onto it. Hands seen from any side need
-            it: where turns cannot be told apart their mean is a stick.
+        aligned: Weight of the mesh's difference from the true one turned onto it. Hands seen from any side
+            need it: where turns cannot be told apart their mean is a stick.
         surface_terms: Compare edges and normals too, where the released code of the family does.
         samples: Records, or stored maps, to train on.
         validated: Samples to measure on while training.
