@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fasthmr.benchmark.zoo_files import read_accuracy
 from fasthmr.body.default_body import load_default_body
 from fasthmr.data.augment import AugmentConfig, RecordStore
 from fasthmr.data.shards import load_shards
@@ -135,6 +136,10 @@ def test_report(folder, tmp_path):
     assert 0 <= numbers["runs"]["swin_t_s2 pose"]["AP"] <= 1
     assert numbers["runs"]["swin_t_s2 mesh"]["PA-MPJPE"] > 10
     assert set(numbers["claim"]) == {"Swin-T, pose"}
+    found_accuracy = read_accuracy(out.with_suffix(".json"))
+    assert set(found_accuracy) == {"hmr2_swin_t_s2", *(f"vitpose_swin_t_s{cut}" for cut in (2, 3, 4))}
+    error = {"PA-MPJPE of 1/12 width": numbers["runs"]["swin_t_s2 mesh"]["PA-MPJPE"]}
+    assert found_accuracy["hmr2_swin_t_s2"] == pytest.approx(error)
     with pytest.raises(InputError, match="no finished run"):
         report(replace(found, runs=tmp_path))
 

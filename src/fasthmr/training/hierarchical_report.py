@@ -38,6 +38,7 @@ from fasthmr.training.hierarchical_tables import (
     SHOWN,
     Run,
     Verdict,
+    accuracy,
     called,
     conclusion,
     differences,
@@ -110,6 +111,7 @@ def report(config: HierarchicalReportConfig) -> Path:
     write_bytes(config.out, "\n".join(lines).encode())
     found = {
         "runs": {f"{run.encoder} {run.task}": numbers(run) for run in runs},
+        "accuracy": accuracy(runs),
         "floors": people.floors,
         "claim": {
             f"{family}, {task}": {"holds": said.holds, "seen": said.text}

@@ -216,6 +216,22 @@ def mark(run: Run) -> Mark:
     return Mark(line=called(run.family), label=label, x=run.gmacs, y=float(values.mean()), low=low, high=high)
 
 
+_PRESETS: dict[Task, str] = {"pose": "vitpose_{}", "mesh": "hmr2_{}"}
+
+
+def accuracy(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """The measure that models are compared by, under the presets that they are, for `fasthmr bench --zoo`.
+
+    Its name says where models are narrower than the presets.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for run in runs:
+        measure, narrowing = SHOWN[run.task][0], run.settings["narrowing"]
+        name = measure if narrowing == 1 else f"{measure} of 1/{narrowing} width"
+        found[_PRESETS[run.task].format(run.encoder)] = {name: float(run.values[measure].mean())}
+    return found
+
+
 def numbers(run: Run) -> dict[str, Any]:
     """Everything that is known of a model, for programs."""
     means = {name: float(values.mean()) for name, values in run.values.items()}
