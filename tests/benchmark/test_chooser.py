@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from fasthmr.benchmark import scatter
 from fasthmr.benchmark.chooser import write_report
-from fasthmr.benchmark.scatter import Panel, Point, draw_panels
 from fasthmr.benchmark.zoo_files import read_runs
 from fasthmr.benchmark.zoo_runs import GroupRun, Setting, ZooRuns, matching_models
 from fasthmr.cli import main
@@ -65,39 +61,9 @@ def test_the_answer_comes_first(tmp_path: Path) -> None:
     assert written["advice"][0]["sentence"] == answer
     assert len(written["rows"]) == 12 and written["cuts"][0]["ratios"]["2"][0] == pytest.approx(3)
     assert read_runs(report.files[1]).runs == report.runs.runs
-    sizes = [read_image(path).shape for path in report.files[2:]]
-    assert sizes == [(40 + 2 * 560, 4 * 760, 3)] * 2
-
-
-def test_names_in_plots_do_not_cover_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes: list[scatter.Box] = []
-    found = scatter._free_place
-
-    def watched(*arguments):
-        box = found(*arguments)
-        boxes.extend([] if box is None else [box])
-        return box
-
-    monkeypatch.setattr(scatter, "_free_place", watched)
-    rng = np.random.default_rng(0)
-    points = tuple(
-        Point(x=x, y=y, name=f"swin_t_s{i}", family="abc"[i % 3], front=i % 4 == 0)
-        for i, (x, y) in enumerate(10 ** rng.random((40, 2)))
-    )
-    picture = draw_panels([[Panel(title="t", x_label="x", y_label="y", points=points)]], "title")
-    assert len(boxes) > 30
-    assert not any(scatter._overlap(a, b) for a, b in combinations(boxes, 2))
-    assert (picture != 255).mean() > 0.01
-
-
-@pytest.mark.parametrize("values", [(3.0,), (1.0, 1.0), (0.02, 4000.0), (9.0, 9.5), (-1.0, 2.0), (0.0, 0.0)])
-@pytest.mark.parametrize("log", [False, True])
-def test_axes_have_ticks_and_hold_all_numbers(values: tuple[float, ...], log: bool) -> None:
-    axis = scatter._Axis(values, 0.0, 100.0, log=log)
-    places = [axis.place(value) for value in (*values, *axis.ticks())]
-    assert all(0 <= place <= 100 for place in places)
-    assert 2 <= len(axis.ticks()) <= 12
-    assert axis.ticks() == sorted(axis.ticks())
+    for path in report.files[2:]:  # two tasks, four axes
+        height, width, _ = read_image(path).shape
+        assert 2.2 < width / height < 3
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from fasthmr.benchmark.zoo_runs import Setting, ZooRuns, matching_models, run_zo
 from fasthmr.benchmark.zoo_speeds import Accuracy, CutRow, SpeedRow, cut_rows, speed_rows
 from fasthmr.errors import PartialFailure, UsageError
 from fasthmr.io.atomic import write_bytes
-from fasthmr.io.images import write_image
+from fasthmr.io.plots import need_plots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,11 @@ def choose_models(
 
     Raises:
         UsageError: No model matches, or an option is wrong.
+        MissingExtra: Plots cannot be drawn.
         InputError: The file of accuracy, or the one to go on from, cannot be used.
         PartialFailure: Some models could not be measured; the report has the others.
     """
+    need_plots()
     known = read_accuracy(accuracy) if accuracy is not None else {}
     names = list(dict.fromkeys([*matching_models(patterns), *models]))
     chosen = threads or (torch.get_num_threads(),)
@@ -127,7 +129,7 @@ def write_report(runs: ZooRuns, out: Path, accuracy: Accuracy, *, command: str =
         runs, rows, cuts, command=command, pictures={setting: p.name for setting, p in pictures.items()}
     )
     for setting, path in pictures.items():
-        write_image(path, plot([row for row in rows if row.setting == setting], runs.machine))
+        plot([row for row in rows if row.setting == setting], runs.machine, path)
     files = (out.with_name(out.name + ".md"), out.with_name(out.name + ".json"), *pictures.values())
     write_bytes(files[0], text.encode())
     report = ZooReport(runs=runs, rows=tuple(rows), cuts=tuple(cuts), advice=tuple(advise(rows)), files=files)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from fasthmr.benchmark.scatter import Panel, Picture, Point, draw_panels
 from fasthmr.benchmark.zoo_runs import Setting, ZooRuns
 from fasthmr.benchmark.zoo_speeds import SIZES, CutRow, SpeedRow, better_first, less_is_better, metrics_of
+from fasthmr.io.plots import Panel, Point, plot_panels
 
 _TASKS = {"mesh": "body meshes", "pose": "2D keypoints", "vertices": "vertices of a mesh"}
 _AXES = {"parameters": "parameters, millions", "macs": "multiply-accumulates of a crop, billions (G)"}
@@ -216,8 +217,8 @@ def _cut_table(cuts: Sequence[CutRow]) -> list[str]:
     return [*lines, ""]
 
 
-def plot(rows: Sequence[SpeedRow], machine: Mapping[str, object]) -> Picture:
-    """Speed against size, work and each metric, a row of plots for each task. All rows are of one setting."""
+def plot(rows: Sequence[SpeedRow], machine: Mapping[str, object], path: Path) -> None:
+    """Write speed against size, work and each metric, a row of plots for each task; rows of one setting."""
     setting = rows[0].setting
     panels = []
     for task in dict.fromkeys(row.task for row in rows):
@@ -227,7 +228,7 @@ def plot(rows: Sequence[SpeedRow], machine: Mapping[str, object]) -> Picture:
         ]
         if axes:
             panels.append([_panel(own, axis) for axis in axes])
-    return draw_panels(panels, f"{machine['device']}: {setting}")
+    plot_panels(panels, path, title=f"{machine['device']}: {setting}")
 
 
 def _panel(rows: Sequence[SpeedRow], axis: str) -> Panel:

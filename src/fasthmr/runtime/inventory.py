@@ -27,6 +27,8 @@ _CORE = (
 _EXTRAS = {
     "onnxruntime": "export",
     "openvino": "export",
+    "faster-coco-eval": "eval",
+    "matplotlib": "eval",
     "lightning": "train",
     "moderngl": "train",
     "viser": "viewer",

@@ -22,6 +22,7 @@ from fasthmr.errors import InputError
 from fasthmr.evaluation.coco import PERSON_CATEGORY, PoseDetections, keypoint_ap, keypoint_results
 from fasthmr.evaluation.products import ProductCounter
 from fasthmr.io.atomic import write_bytes
+from fasthmr.io.plots import need_plots, plot_marks
 from fasthmr.models.hmr import HMR
 from fasthmr.training.hierarchical_data import StoredCrops, cut_crops, to_record
 from fasthmr.training.hierarchical_errors import (
@@ -33,7 +34,6 @@ from fasthmr.training.hierarchical_errors import (
     true_keypoints,
 )
 from fasthmr.training.hierarchical_model import Model, Task
-from fasthmr.training.hierarchical_plot import draw_marks
 from fasthmr.training.hierarchical_tables import (
     SHOWN,
     Run,
@@ -82,8 +82,10 @@ def report(config: HierarchicalReportConfig) -> Path:
     """Measure all finished models and write the report.
 
     Raises:
+        MissingExtra: Plots cannot be drawn.
         InputError: No run of the folder is finished.
     """
+    need_plots()
     paths = [path for task in _TITLES for path in sorted(config.runs.glob(f"*/{task}.safetensors"))]
     if not paths:
         raise InputError(f"{config.runs}: no finished run of 'fasthmr train hierarchical'")
@@ -105,7 +107,7 @@ def report(config: HierarchicalReportConfig) -> Path:
         if verdicts[task]:
             sections += [""]
         picture = config.out.with_name(f"{config.out.stem}_{task}.png")
-        draw_marks([mark(run) for run in own], picture, across="GMACs", upwards=SHOWN[task][0])
+        plot_marks([mark(run) for run in own], picture, across="GMACs", upwards=SHOWN[task][0])
         sections += [f"![{title}]({picture.name})", ""]
     lines += [*conclusion(verdicts), "", *sections]
     write_bytes(config.out, "\n".join(lines).encode())

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fasthmr.evaluation.metrics import bootstrap_interval
+from fasthmr.io.plots import Mark
 from fasthmr.training.hierarchical_model import Task
-from fasthmr.training.hierarchical_plot import Mark
 
 _ENCODER = re.compile(r"(?P<family>[a-z]+)_(?P<size>\w+?)(?:_s(?P<stages>[234]))?")
 _FAMILIES = {"swin": "Swin", "gmf": "GroupMixFormer", "vmamba": "VMamba", "vit": "plain ViT"}

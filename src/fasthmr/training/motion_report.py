@@ -20,12 +20,12 @@ from fasthmr.data.synthetic import package_assets
 from fasthmr.errors import UsageError
 from fasthmr.evaluation.metrics import acceleration_error, bootstrap_interval, mpjpe_mm, pa_mpjpe_mm, pve_mm
 from fasthmr.io.atomic import write_bytes
+from fasthmr.io.plots import need_plots, plot_curves
 from fasthmr.models.motion_decoder import MotionDecoder
 from fasthmr.models.motion_filter import DecoderFilter
 from fasthmr.temporal.smoothing import OneEuroFilter, SavitzkyGolay
 from fasthmr.training.clip_features import PairedClip, cache_features, load_pairs
 from fasthmr.training.motion_errors import motion_joints
-from fasthmr.training.motion_plot import draw_curves
 from fasthmr.training.motion_vae import reconstruct
 from fasthmr.training.motion_windows import MotionWindows
 from fasthmr.types import BodyParams, MotionTrack
@@ -73,8 +73,10 @@ def report(config: MotionReportConfig) -> Path:
     """Measure and write the report.
 
     Raises:
+        MissingExtra: Plots cannot be drawn.
         UsageError: A file holds no motion decoder.
     """
+    need_plots()
     torch.manual_seed(config.seed)
     body = load_default_body()
     pairs = {name: _pairs(config, name) for name in (config.model, config.unmerged)}
@@ -218,7 +220,7 @@ def _draw_wrist(clip: PairedClip, decoder: MotionDecoder, report: Path) -> Path:
             name: -1000 * motion_joints(decoder.prior, track)[:, _WRIST, 1] for name, track in tracks.items()
         }
     seconds = float(clip.true.times[-1] - clip.true.times[0])
-    draw_curves({name: y.numpy() for name, y in heights.items()}, path, seconds=seconds, unit="mm")
+    plot_curves({name: y.numpy() for name, y in heights.items()}, path, seconds=seconds, unit="mm")
     return path
 
 
