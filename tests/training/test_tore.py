@@ -19,9 +19,7 @@ from fasthmr.training.mesh_subject import BODY_14, MeshSubject, mesh_subject
 from fasthmr.training.tore import ToreTraining, loss_config, train
 from fasthmr.training.tore_data import BodyCrops, CachedMaps, HandCrops, cache_maps
 from fasthmr.training.tore_errors import measure
-from fasthmr.training.tore_losses import MeshLabels
 from fasthmr.training.tore_model import (
-    HeatGuide,
     ToreConfig,
     model_config,
     set_rest_mesh,
@@ -216,27 +214,3 @@ def test_hands_start_from_a_trunk_that_knows_people():
 def test_unusable_settings():
     with pytest.raises(UsageError, match="must be positive"):
         ToreConfig(out=Path(), data=Path(), validation=Path(), samples=0)
-
-
-def test_guide_finds_places_and_depths():
-    torch.manual_seed(0)
-    guide = HeatGuide(8, 3)
-    joints = torch.tensor([[[-0.5, 0.5, 1.0], [0.25, 0.0, 1.0], [0.0, 0.0, 0.0]]])
-    depths = torch.tensor([[[0.0, 0.0, 0.2, 1.0], [0.0, 0.0, -0.3, 1.0], [0.0, 0.0, 9.0, 1.0]]])
-    labels = MeshLabels(
-        joints_2d=joints,
-        joints_3d=depths,
-        vertices=(),
-        has_3d=torch.ones(1),
-        has_mesh=torch.ones(1),
-    )
-    maps = torch.randn(1, 8, 7, 7)
-    optimizer = torch.optim.Adam(guide.parameters(), lr=0.03)
-    heat, depth = first = guide(maps, labels)
-    for _ in range(150):
-        optimizer.zero_grad()
-        (heat + 10 * depth).backward()
-        optimizer.step()
-        heat, depth = guide(maps, labels)
-    assert depth < 0.2 * first[1]  # the third joint is unseen: its depth does not count
-    assert heat < 0.8 * first[0]

@@ -52,7 +52,6 @@ from fasthmr.training.tore_losses import (
 )
 from fasthmr.training.tore_model import (
     OWN_TRUNKS,
-    HeatGuide,
     ToreConfig,
     continue_from,
     model_config,
@@ -60,13 +59,10 @@ from fasthmr.training.tore_model import (
     start_from,
 )
 from fasthmr.training.tore_parameters import ParameterLosses
+from fasthmr.training.trunk_guide import TrunkGuide
 from fasthmr.types import MeshOutput
 
 _LOG = logging.getLogger(__name__)
-
-
-_DEPTH = 10.0
-"""Weight of a metre of depth beside the cross-entropy of heat maps."""
 
 
 def loss_config(config: ToreConfig, levels: int = FITTED_LEVELS) -> MeshLossConfig:
@@ -95,13 +91,13 @@ def find_subject(config: ToreConfig) -> MeshSubject:
 
 
 class Learner(nn.Module):
-    """What is trained: the head, the trunk unless it stays as it is, and heat maps to guide a trunk.
+    """What is trained: the head, the trunk unless it stays as it is, and what guides a trunk.
 
     Behind a trunk that stays as it is the head reads its maps, which are stored.
     """
 
     def __init__(
-        self, trunk: nn.Module | None, head: MetroHead | FastMetroHead, guide: HeatGuide | None
+        self, trunk: nn.Module | None, head: MetroHead | FastMetroHead, guide: TrunkGuide | None
     ) -> None:
         super().__init__()
         self.trunk, self.head, self.guide = trunk, head, guide
@@ -145,8 +141,9 @@ class ToreTraining:
         )
         self.of_parameters = ParameterLosses(chosen, self.subject) if config.parameters else None
         trunk, guide = (None, None) if self.frozen else (self.model.encoder, None)
-        if trunk is not None and config.heat:
-            guide = HeatGuide(trunk.channels[-1], len(self.subject.regressor) - 1)
+        if trunk is not None and config.guide:
+            rest = self.subject.fitted.v_template
+            guide = TrunkGuide(trunk.channels[-1], len(self.subject.regressor) - 1, rest)
         self.learner = Learner(trunk, self.model.head, guide)
         self.samples = self.source(config.data, config.samples, "train")
 
@@ -190,8 +187,9 @@ class ToreTraining:
             terms |= more
             total = total + torch.stack(list(more.values())).sum()
         if self.learner.guide is not None:
-            terms["heat"], terms["depth"] = self.learner.guide(maps, batch.labels)
-            total = total + config.heat * (terms["heat"] + _DEPTH * terms["depth"])
+            told = self.learner.guide(maps, batch.labels)
+            terms |= told
+            total = total + config.guide * torch.stack(list(told.values())).sum()
         return total, terms
 
 

@@ -36,7 +36,7 @@ class MeshLossConfig:
         root: Joints about whose middle 3D joints are compared, () for as they are.
         centred: Predicted meshes are moved to their regressed root, and token joints to the middle of `root`,
             before they are projected and compared (FastMETRO).
-        aligned: Of the mesh from the true one turned onto it (ours, `aligned_loss`).
+        aligned: Of the mesh and its joints from the true one turned onto it (ours, `aligned_loss`).
         edges, edges_self, normals: Lengths of edges against the truth's, lengths alone, and angles of edges
             to the true normals, on the mesh `surface`.
         each_face: Count the edges of every face instead of every edge once.
@@ -184,7 +184,9 @@ class MeshLosses(nn.Module):
         ]
         terms["vertices"] = config.vertices * torch.stack(each).sum()
         if config.aligned:
-            shape = aligned_loss(vertices, labels.vertices, labels.has_mesh)
+            true_joints, _ = self.joints(labels.vertices[-1])
+            found, true = (*vertices[: len(labels.vertices)], from_mesh), (*labels.vertices, true_joints)
+            shape = aligned_loss(found, true, labels.has_mesh)
             terms["aligned"] = config.aligned * shape
         terms |= self._surface(vertices, labels)
         if config.clusters and output.clusters is not None:

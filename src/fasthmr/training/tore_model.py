@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from fasthmr.data.metro_tsv import Kind
 from fasthmr.encoders.convvit import ConvViT, ConvViTConfig
@@ -17,7 +15,6 @@ from fasthmr.encoders.efficientnet import EfficientNetConfig
 from fasthmr.encoders.registry import EncoderConfig, encoder_config
 from fasthmr.errors import UsageError
 from fasthmr.heads.fastmetro import FastMetroHeadConfig
-from fasthmr.heads.keypoint_smpl import cell_centers
 from fasthmr.heads.mesh_parameters import MeshParametersConfig
 from fasthmr.heads.metro import MetroHeadConfig
 from fasthmr.layers.embedding import resize_pos_embed
@@ -26,9 +23,7 @@ from fasthmr.models.mesh import MeshModel, MeshModelConfig, mesh_operators, rest
 from fasthmr.reduction.gtr import GCNRegressorConfig, MLPRegressorConfig, NSRConfig
 from fasthmr.reduction.itp import ITPConfig
 from fasthmr.reduction.token_learner import TokenLearnerConfig
-from fasthmr.training.losses import heat_loss
 from fasthmr.training.mesh_subject import MeshSubject
-from fasthmr.training.tore_losses import MeshLabels
 from fasthmr.zoo import create_model, load_model
 
 OWN_TRUNKS = ("fasthmr_s", "fasthmr_m")
@@ -38,9 +33,6 @@ For bodies it stays as it is; for hands it is a start.
 """
 
 _HAND_SIDE = 112
-
-_FINER = 4
-"""Cells of a heat map along one cell of the trunk's map."""
 
 NARROW = EfficientNetConfig(
     stages=((1, 3, 2, 2, 16), (2, 3, 2, 4, 32), (3, 3, 2, 4, 64)),
@@ -73,8 +65,8 @@ class ToreConfig:
         parameters: Read pose and shape off FastMETRO's mesh of a body, too.
         layers: Of each half of each transformer: 1, 2 and 3 are S, M and L.
         width: Of the first transformer: 512 in the papers.
-        heat: Weight of heat maps and depths of the joints, read from the map of a trunk that learns and left
-            out of the finished model; without them a trunk from scratch stands still. 0 for none.
+        guide: Weight of joints and surface, read from the map of a trunk that learns and left out of the
+            finished model (`TrunkGuide`); without them a trunk from scratch stands still. 0 for none.
         aligned: Weight of the mesh's difference from the true one turned onto it. Hands seen from any side
             need it: where turns cannot be told apart their mean is a stick.
         surface_terms: Compare edges and normals too, where the released code of the family does.
@@ -101,7 +93,7 @@ class ToreConfig:
     width: int = 128
     heads: int = 4
     dropout: float = 0.0
-    heat: float = 30.0
+    guide: float = 30.0
     aligned: float = 0.0
     surface_terms: bool = False
     samples: int = 16_384
@@ -141,35 +133,6 @@ class ToreConfig:
 def is_data_set(path: Path) -> bool:
     """Whether a path names a data set in METRO's files rather than a folder."""
     return path.suffix in (".yaml", ".yml", ".tsv")
-
-
-class HeatGuide(nn.Module):
-    """A heat map and a depth of each joint, from the map of a trunk; for training alone."""
-
-    def __init__(self, channels: int, joints: int) -> None:
-        super().__init__()
-        self.heat = nn.Conv2d(channels, joints * _FINER**2, 1)
-        self.depth = nn.Conv2d(channels, joints * _FINER**2, 1)
-
-    def forward(
-        self, maps: Float[Tensor, "batch channels rows columns"], labels: MeshLabels
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Cross-entropy with Gaussians about joints, and the mean error of depth in metres about the root.
-
-        A depth is read where the heat is (integral regression, arXiv 1711.08229).
-        """
-        heat, depth = (F.pixel_shuffle(read(maps), _FINER) for read in (self.heat, self.depth))
-        rows, columns = heat.shape[-2:]
-        cells = cell_centers(rows, columns)
-        outside = heat.new_zeros(*heat.shape[:2], 1)
-        logits = torch.cat([heat.flatten(2), outside], dim=-1)
-        places = labels.joints_2d[..., :2] / 2
-        seen = (labels.joints_2d[..., 2] > 0) & (places.abs() < 0.5).all(-1)
-        cross = heat_loss(logits, places, seen, cells[:columns, 0], cells[::columns, 1], 1.2 / rows)
-        found = (heat.flatten(2).softmax(dim=-1) * depth.flatten(2)).sum(-1)
-        known = seen * labels.joints_3d[..., 3] * labels.has_3d[:, None]
-        error = (known * (found - labels.joints_3d[..., 2]).abs()).sum() / known.sum().clamp(min=1)
-        return cross, error
 
 
 def model_config(config: ToreConfig, subject: MeshSubject) -> MeshModelConfig:

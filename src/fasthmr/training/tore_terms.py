@@ -65,7 +65,7 @@ def aligned_loss(
     true: tuple[Float[Tensor, "batch _vertices 3"], ...],
     has_mesh: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference, over all levels, from the true mesh turned and moved onto the one found.
+    """Mean absolute difference, over levels, from the true points turned and moved onto those found.
 
     Ours. A mean over turns that cannot be told apart is smaller than any of them, which this term minds.
     The turn is that of the first level, and no gradient flows through it.
@@ -73,7 +73,7 @@ def aligned_loss(
     _, rotation, _ = similarity_transform(true[0], found[0].detach())
     turn = rotation.to(found[0]).mT
     gaps = []
-    for level, target in zip(found[: len(true)], true, strict=True):
+    for level, target in zip(found, true, strict=True):
         turned = (target - target.mean(1, keepdim=True)) @ turn
         gaps.append(_mean_of_known((level - level.mean(1, keepdim=True) - turned).abs(), has_mesh))
     return torch.stack(gaps).mean()
