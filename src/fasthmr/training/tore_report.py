@@ -28,6 +28,7 @@ from fasthmr.training.hours import noted_hours
 from fasthmr.training.mesh_subject import mesh_subject
 from fasthmr.training.tore_data import BodyCrops, HandCrops, MeshBatch, MeshSource
 from fasthmr.training.tore_errors import measure
+from fasthmr.training.tore_model import OWN_TRUNKS
 from fasthmr.training.tore_pictures import cluster_maps, joint_attention
 from fasthmr.zoo import load_model
 
@@ -95,7 +96,7 @@ def report(config: ToreReportConfig) -> Path:
     runs = [_measured(config, path, sources) for path in paths]
     bodies = [run for run in runs if run.kind == "body"]
     hands = [run for run in runs if run.kind == "hand"]
-    lines = ["# TORE at small scale", "", *_introduction(config, runs), ""]
+    lines = ["# TORE at small scale", "", *_introduction(runs), ""]
     if bodies:
         lines += ["## Bodies", "", *_table(bodies, config), ""]
     if hands:
@@ -122,7 +123,12 @@ _ATTENTION = (
     "for some joints, marked by a dot, the weight of the joint at each vertex in the last layer, mean over "
     "heads and samples, dark for the least and bright for the most."
 )
-_SETTINGS = ("seed", "steps", "batch_size", "learning_rate", "width", "layers")
+_SETTINGS = ("seed", "trunk", "samples", "steps", "batch_size", "learning_rate", "width", "layers")
+_PLURALS: dict[Kind, str] = {"body": "Bodies", "hand": "Hands"}
+_TRUNK: dict[Kind, str] = {
+    "body": " The trunk is not trained further, so that models differ in their heads alone.",
+    "hand": " The trunk, trained on people, is a start and learns on.",
+}
 
 
 def _measured(config: ToreReportConfig, path: Path, sources: Sources) -> _Run:
@@ -147,20 +153,22 @@ def _measured(config: ToreReportConfig, path: Path, sources: Sources) -> _Run:
     return _Run(name=path.parent.name, model=model, settings=settings, hours=hours, errors=errors)
 
 
-def _introduction(config: ToreReportConfig, runs: list[_Run]) -> list[str]:
-    first = runs[0].settings
-    names = [name for name in _SETTINGS if all(run.settings[name] == first[name] for run in runs)]
-    shared = ", ".join(f"{name} {first[name]}" for name in names)
-    trunks = sorted({(run.settings["kind"], run.settings["trunk"], run.settings["samples"]) for run in runs})
-    sources = "; ".join(f"{kind}: trunk `{trunk}`, {samples} samples" for kind, trunk, samples in trunks)
-    return [
-        f"`fasthmr report tore`: {len(runs)} models trained by `fasthmr train tore` on synthetic pictures, "
-        f"all with {shared}. {sources}. A trunk of the project's own models (`fasthmr_s`) is not trained "
-        "further, so that such runs differ in their heads alone. Errors in mm, of people, places and motion, "
-        "or hands and places, that no model has seen; in brackets 95 % intervals of the mean when samples "
-        "are drawn again. Hours are of one processor core. The budget is small: numbers compare with each "
-        "other and with nothing published."
+def _introduction(runs: list[_Run]) -> list[str]:
+    lines = [
+        f"`fasthmr report tore`: {len(runs)} models trained by `fasthmr train tore` on synthetic pictures. "
+        "Errors in mm, of people, places and motion, or hands and places, that no model has seen; in "
+        "brackets 95 % intervals of the mean when samples are drawn again. Hours are of one processor core. "
+        "The budget is small: numbers compare with each other and with nothing published.",
+        "",
     ]
+    for kind, plural in _PLURALS.items():
+        own = [run.settings for run in runs if run.kind == kind]
+        if own:
+            values = {name: {str(settings.get(name, "")) for settings in own} for name in _SETTINGS}
+            told = ", ".join(f"{name} {max(value)}" for name, value in values.items() if len(value) == 1)
+            trunk = _TRUNK[kind] if own[0]["trunk"] in OWN_TRUNKS else ""
+            lines.append(f"- {plural}: all with {told}.{trunk}")
+    return lines
 
 
 def _mean_hand(source: MeshSource, samples: int) -> Errors:
