@@ -137,7 +137,7 @@ def test_report(folder, tmp_path):
     assert numbers["runs"]["swin_t_s2 mesh"]["PA-MPJPE"] > 10
     assert set(numbers["claim"]) == {"Swin-T, pose"}
     found_accuracy = read_accuracy(out.with_suffix(".json"))
-    assert set(found_accuracy) == {"hmr2_swin_t_s2", *(f"vitpose_swin_t_s{cut}" for cut in (2, 3, 4))}
+    assert set(found_accuracy) >= {"hmr2_swin_t_s2", *(f"vitpose_swin_t_s{cut}" for cut in (2, 3, 4))}
     error = {"PA-MPJPE of 1/12 width": numbers["runs"]["swin_t_s2 mesh"]["PA-MPJPE"]}
     assert found_accuracy["hmr2_swin_t_s2"] == pytest.approx(error)
     with pytest.raises(InputError, match="no finished run"):

@@ -158,7 +158,7 @@ def test_pose_and_shape_are_read_off_the_mesh(tmp_path: Path) -> None:
     reader = training.model.head.parameters_of
     assert all(weight.grad is not None for weight in reader.parameters())
     values = {name: term.item() for name, term in terms.items()}
-    guide = training.config.heat * (values.pop("heat") + 10 * values.pop("depth"))
+    guide = training.config.guide * sum(values.pop(name) for name in ("heat", "depth", "surface"))
     assert total.item() == pytest.approx(sum(values.values()) + guide)
     batch = training.samples.batch(torch.tensor([0, 1]), None)
     true = training.of_parameters(batch.params, torch.ones(2, 3), batch.params, batch.labels)
