@@ -62,15 +62,14 @@ def test_names_do_not_cover_each_other(tmp_path, figures):
     axes = figures[0].axes[0]
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
     assert len(boxes) == 24
-    covering = sum(a.shrunk(0.9, 0.8).overlaps(b.shrunk(0.9, 0.8)) for a, b in combinations(boxes, 2))
-    assert covering <= 1
+    assert not any(a.shrunk(0.9, 0.8).overlaps(b.shrunk(0.9, 0.8)) for a, b in combinations(boxes, 2))
     front = axes.lines[0]
     assert front.get_xdata().tolist() == sorted(point.x for point in points if point.front)
     height, width, _ = read_image(tmp_path / "panels.png").shape
     assert 1.2 < width / height < 1.4
 
 
-@pytest.mark.parametrize("values", [(3.0,), (1.0, 1.0), (0.02, 4000.0), (9.0, 9.5), (0.0, 0.0), (0.0, 2.0)])
+@pytest.mark.parametrize("values", [(3.0,), (1.0, 1.0), (0.02, 4000.0), (9.0, 9.5), (-1.0, 2.0), (0.0, 0.0)])
 @pytest.mark.parametrize("log", [False, True])
 def test_axes_hold_all_numbers_and_have_ticks(tmp_path, figures, values, log):
     points = tuple(Point(x=x, y=x, name="m", family="f", front=False) for x in values)
@@ -81,7 +80,7 @@ def test_axes_hold_all_numbers_and_have_ticks(tmp_path, figures, values, log):
     assert low <= min(values) <= max(values) <= high
     assert axes.get_xscale() == ("log" if log and min(values) > 0 else "linear")
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    assert 2 <= len(ticks) <= 14
+    assert 2 <= len(ticks) <= 12
 
 
 def test_what_is_missing_is_said_before_anything_is_measured(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 100
+_TICKS = ((30, (1, 2, 3, 5, 7)), (3000, (1, 3)), (math.inf, (1,)))
+"""Leading digits of ticks on logarithmic axes, by the ratio of the largest to the least number."""
+
 _STEPS = 100
 """Rounds in which names move away from each other."""
 
@@ -161,7 +165,8 @@ def _use_log(axis: Axis, scale: Callable[[str], None], values: Sequence[float]) 
     if min(values) <= 0:
         return
     scale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if max(values) < 30 * min(values) else (1, 3)))
+    ratio = max(values) / min(values)
+    axis.set_major_locator(LogLocator(subs=next(subs for most, subs in _TICKS if ratio < most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
