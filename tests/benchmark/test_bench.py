@@ -11,11 +11,11 @@ from torch import nn
 from fasthmr.benchmark.bench import as_table, bench_models
 from fasthmr.benchmark.candidates import make_candidate, variants
 from fasthmr.benchmark.counters import count
-from fasthmr.benchmark.timing import summarise, time_in_turns
 from fasthmr.checkpoints.config_json import config_to_json
 from fasthmr.checkpoints.files import save_weights
 from fasthmr.encoders.vit import ViTConfig
 from fasthmr.errors import UsageError
+from fasthmr.evaluation.timing import summarise, time_in_turns
 from fasthmr.heads.smpl import SMPLHeadConfig
 from fasthmr.models.hmr import HMRConfig
 from fasthmr.models.mesh import MeshModel

@@ -17,9 +17,9 @@ from fasthmr.acceleration.frames import Frames, record_frames
 from fasthmr.acceleration.judge import BATCH, Change, predict_joints
 from fasthmr.acceleration.parts import ModelParts
 from fasthmr.acceleration.report import change_text
-from fasthmr.benchmark.timing import Timing, summarise, time_in_turns
 from fasthmr.errors import UsageError
 from fasthmr.evaluation.metrics import mpjpe_mm
+from fasthmr.evaluation.timing import Timing, summarise, time_in_turns
 from fasthmr.models.reduced import ReducedEncoder, with_budget
 from fasthmr.reduction.adaptive import TokenBudget, run_adaptive
 from fasthmr.runtime.loading import load_model

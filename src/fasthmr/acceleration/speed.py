@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fasthmr.benchmark.counters import example_inputs
-from fasthmr.benchmark.timing import Run, summarise, time_in_turns
+from fasthmr.evaluation.timing import Run, summarise, time_in_turns
 
 
 @dataclass(frozen=True, kw_only=True)

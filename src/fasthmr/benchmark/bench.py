@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from fasthmr import __version__
 from fasthmr.benchmark.candidates import DTYPES, Candidate, Opener, make_candidate, variants
-from fasthmr.benchmark.timing import Run, Timing, summarise, time_in_turns
 from fasthmr.errors import UsageError, did_you_mean
+from fasthmr.evaluation.timing import Run, Timing, summarise, time_in_turns
 
 if TYPE_CHECKING:
     from rich.table import Table

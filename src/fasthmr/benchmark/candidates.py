@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fasthmr.benchmark.counters import LAYERS, build_for_counting, count, example_inputs, input_size
 from fasthmr.benchmark.stand_in_mesh import give_stand_in_mesh
-from fasthmr.benchmark.timing import Run
 from fasthmr.checkpoints.config_json import config_from_json
 from fasthmr.errors import UsageError
+from fasthmr.evaluation.timing import Run
 from fasthmr.models.inference import ready_for_inference
 from fasthmr.models.mesh import MeshModel
 from fasthmr.models.reduced import reduce_model

@@ -22,8 +22,8 @@ import torch
 from fasthmr.benchmark.bench import machine_of
 from fasthmr.benchmark.candidates import DTYPES, Candidate, Opener, make_candidate, variants
 from fasthmr.benchmark.preset_counts import preset_counts
-from fasthmr.benchmark.timing import Run, time_in_turns
 from fasthmr.errors import FastHMRError, UsageError, did_you_mean
+from fasthmr.evaluation.timing import Run, time_in_turns
 from fasthmr.zoo import list_models
 
 _log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import torch
 
 from fasthmr.benchmark.counters import count
 from fasthmr.benchmark.preset_counts import preset_counts
-from fasthmr.benchmark.timing import Timing, summarise
 from fasthmr.benchmark.zoo_runs import Setting, ZooRuns, cut_of
 from fasthmr.checkpoints.files import open_weights
 from fasthmr.checkpoints.loading import plan_from_file
+from fasthmr.evaluation.timing import Timing, summarise
 from fasthmr.zoo import list_models, preset
 
 Accuracy = Mapping[str, Mapping[str, float]]
