@@ -324,17 +324,17 @@ def import_file(
         _say(_printable(line))
 
 
-def models(pattern: str = "*", /, json: bool = False, debug: bool = False) -> None:
+def models(patterns: str = "*", /, json: bool = False, debug: bool = False) -> None:
     """List the presets: parameters and multiply-accumulates beside the published numbers.
 
     Args:
-        pattern: Only names that match, such as 'hmr2_*'.
+        patterns: Only names that match one, such as 'hmr2_*' or 'hmr2_*,vitpose_*'.
         json: Write the list as JSON, with exact numbers.
         debug: Show the traceback of errors.
     """
     from fasthmr.benchmark.listing import as_table, list_presets
 
-    rows = list_presets(pattern)
+    rows = list_presets(patterns)
     if json:
         _write_json(rows)
         return

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fasthmr.benchmark.chooser import write_report
+from fasthmr.benchmark.listing import matching_models
 from fasthmr.benchmark.zoo_files import read_runs
-from fasthmr.benchmark.zoo_runs import GroupRun, Setting, ZooRuns, matching_models
+from fasthmr.benchmark.zoo_runs import GroupRun, Setting, ZooRuns
 from fasthmr.cli import main
 from fasthmr.io.images import read_image
 

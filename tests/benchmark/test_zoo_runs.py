@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from fasthmr.benchmark.listing import list_presets, matching_models
 from fasthmr.benchmark.zoo_runs import (
     GroupRun,
     Setting,
     ZooRuns,
     cut_of,
     grouped,
-    matching_models,
     run_zoo,
 )
 from fasthmr.errors import UsageError
@@ -27,6 +27,7 @@ def test_patterns() -> None:
     names = matching_models(LIGHT)
     assert len(names) == 54 + 8 and names == sorted(names)
     assert matching_models("fasthmr_s, fasthmr_[s]") == ["fasthmr_s"]
+    assert [row["name"] for row in list_presets("fasthmr_s,hmr2_vit_?")][:2] == ["fasthmr_s", "hmr2_vit_b"]
 
 
 @pytest.mark.parametrize(

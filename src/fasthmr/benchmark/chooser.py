@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from fasthmr.benchmark.candidates import Opener
+from fasthmr.benchmark.listing import matching_models
 from fasthmr.benchmark.zoo_files import read_accuracy, read_runs, write_runs
 from fasthmr.benchmark.zoo_page import Advice, advise, page, plot
-from fasthmr.benchmark.zoo_runs import Setting, ZooRuns, matching_models, run_zoo
+from fasthmr.benchmark.zoo_runs import Setting, ZooRuns, run_zoo
 from fasthmr.benchmark.zoo_speeds import Accuracy, CutRow, SpeedRow, cut_rows, speed_rows
 from fasthmr.errors import PartialFailure, UsageError
 from fasthmr.io.atomic import write_bytes

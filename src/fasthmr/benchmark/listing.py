@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from fasthmr.benchmark.counters import Counts
@@ -15,8 +16,30 @@ if TYPE_CHECKING:
 _MILLION, _BILLION = 1e6, 1e9
 
 
-def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
-    """Every preset that matches a shell pattern, ready for JSON.
+def matching_models(patterns: str) -> list[str]:
+    """Presets that fit one of several shell patterns, which are separated by commas; sorted.
+
+    Raises:
+        UsageError: Nothing fits one of them.
+    """
+    found: set[str] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        names = list_models(pattern)
+        if not names:
+            known = list_models()
+            starts = sorted({f"{name[: end.end()]}*" for name in known for end in re.finditer("_", name)})
+            raise UsageError(
+                f"no model matches '{pattern}'{did_you_mean(pattern, [*known, *starts])}; "
+                "`fasthmr models` lists all"
+            )
+        found.update(names)
+    if not found:
+        raise UsageError("no pattern of models; one is such as 'hmr2_*'")
+    return sorted(found)
+
+
+def list_presets(patterns: str = "*") -> list[dict[str, Any]]:
+    """Every preset that fits one of several shell patterns, separated by commas, ready for JSON.
 
     Counts are whole numbers for one person, `image_size` is (height, width) of the picture to feed, of
     models of motion (frames, numbers of a frame). Published numbers are in millions and billions as printed;
@@ -24,12 +47,9 @@ def list_presets(pattern: str = "*") -> list[dict[str, Any]]:
     `docs/design/011` says what the two conventions count.
 
     Raises:
-        UsageError: None matches.
+        UsageError: Nothing fits one of them.
     """
-    names = list_models(pattern)
-    if not names:
-        raise UsageError(f"no model matches '{pattern}'{did_you_mean(pattern, list_models())}")
-    return [_row(name) for name in names]
+    return [_row(name) for name in matching_models(patterns)]
 
 
 def _row(name: str) -> dict[str, Any]:

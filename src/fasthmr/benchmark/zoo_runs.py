@@ -80,28 +80,6 @@ class ZooRuns:
         return asdict(self)
 
 
-def matching_models(patterns: str) -> list[str]:
-    """Presets that fit one of several shell patterns, which are separated by commas; sorted.
-
-    Raises:
-        UsageError: Nothing fits one of them.
-    """
-    found: set[str] = set()
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        names = list_models(pattern)
-        if not names:
-            known = list_models()
-            starts = sorted({f"{name[: end.end()]}*" for name in known for end in re.finditer("_", name)})
-            raise UsageError(
-                f"no model matches '{pattern}'{did_you_mean(pattern, [*known, *starts])}; "
-                "`fasthmr models` lists all"
-            )
-        found.update(names)
-    if not found:
-        raise UsageError("no pattern of models; such as --zoo 'hmr2_*'")
-    return sorted(found)
-
-
 def cut_of(name: str) -> tuple[str, int] | None:
     """Name of an encoder's family of cuts and the number of stages kept; None for a model that is not cut."""
     found = _CUT.fullmatch(name)
