@@ -12,11 +12,17 @@ _FILE = "hours.json"
 
 
 class HourCounter:
-    """Counts what this process spends on a run, on top of what was noted before."""
+    """Counts what this process spends on a run, on top of what was noted before.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the run.
+        start: Weights that it starts from; what is noted beside them counts as well.
+    """
+
+    def __init__(self, folder: Path, start: Path | None = None) -> None:
         self._folder = folder
-        self._before = noted_hours(folder) if (folder / _FILE).is_file() else 0.0
+        before = [folder, *([] if start is None else [start.parent])]
+        self._before = next((noted_hours(place) for place in before if (place / _FILE).is_file()), 0.0)
         self._began = time.process_time()
 
     def note(self) -> None:

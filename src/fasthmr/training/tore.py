@@ -206,7 +206,7 @@ def train(config: ToreConfig) -> Path:
     validation = training.source(config.validation, config.validated, "val")
     config.out.mkdir(parents=True, exist_ok=True)
 
-    subject, hours = training.subject, HourCounter(config.out)
+    subject, hours = training.subject, HourCounter(config.out, config.start)
 
     def judge(learner: nn.Module) -> str:
         found = measure(

@@ -167,7 +167,9 @@ def _introduction(runs: list[_Run]) -> list[str]:
             values = {name: {str(settings.get(name, "")) for settings in own} for name in _SETTINGS}
             told = ", ".join(f"{name} {max(value)}" for name, value in values.items() if len(value) == 1)
             trunk = _TRUNK[kind] if own[0]["trunk"] in OWN_TRUNKS else ""
-            lines.append(f"- {plural}: all with {told}.{trunk}")
+            later = [f"`{run.name}`" for run in runs if run.kind == kind and run.settings.get("start")]
+            begun = f" {', '.join(later)} went on from an earlier run, whose hours count." if later else ""
+            lines.append(f"- {plural}: all with {told}.{trunk}{begun}")
     return lines
 
 
