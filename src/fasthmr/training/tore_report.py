@@ -224,12 +224,14 @@ def _table(runs: list[_Run], config: ToreReportConfig) -> list[str]:
 
 
 def _hand_table(runs: list[_Run], floor: Errors, config: ToreReportConfig) -> list[str]:
-    names = ("PA-MPJPE", "PA-MPVE", "F@5", "F@15")
+    names = ("PA-MPJPE", "PA-MPVE", "F@5", "F@15", "MPJPE")
     lines = [
-        f"FreiHAND's evaluation (alignment may mirror, joints and vertices apart) on {config.drawn} hands.",
+        f"FreiHAND's evaluation (alignment may mirror, joints and vertices apart) on {config.drawn} hands; "
+        "MPJPE is about the wrist, not turned. The mean hand is that of the very hands measured, as it lies "
+        "at rest.",
         "",
         f"| run | {' | '.join(names)} | {_SIZE} | hours |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| `{run.name}` | {_cells(run.errors, names)} | {_macs(run)} | {run.hours:.2f} |" for run in runs
