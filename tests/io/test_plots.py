@@ -69,7 +69,10 @@ def test_names_do_not_cover_each_other(tmp_path, figures):
     assert 1.2 < width / height < 1.4
 
 
-@pytest.mark.parametrize("values", [(3.0,), (1.0, 1.0), (0.02, 4000.0), (9.0, 9.5), (-1.0, 2.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    "values",
+    [(3.0,), (1.0, 1.0), (0.02, 4000.0), (9.0, 9.5), (-1.0, 2.0), (0.0, 0.0), (0.0, 2.0)],
+)
 @pytest.mark.parametrize("log", [False, True])
 def test_axes_hold_all_numbers_and_have_ticks(tmp_path, figures, values, log):
     points = tuple(Point(x=x, y=x, name="m", family="f", front=False) for x in values)

@@ -126,7 +126,7 @@ def plot_panels(rows: Sequence[Sequence[Panel]], path: Path, *, title: str) -> N
     for row, places in zip(rows, grid, strict=True):
         for axes in places[len(row) :]:
             axes.axis("off")
-        drawn += [(axes, panel) for panel, axes in zip(row, places, strict=False)]
+        drawn += [(axes, panel) for panel, axes in zip(row, places[: len(row)], strict=True)]
     for axes, panel in drawn:
         _draw_panel(axes, panel, colours)
     figure.legend(

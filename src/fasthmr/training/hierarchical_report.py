@@ -21,7 +21,7 @@ from fasthmr.data.shards import load_shards
 from fasthmr.errors import InputError
 from fasthmr.evaluation.coco import PERSON_CATEGORY, PoseDetections, keypoint_ap, keypoint_results
 from fasthmr.evaluation.products import ProductCounter
-from fasthmr.evaluation.timing import summarise, time_in_turns
+from fasthmr.evaluation.timing import time_in_turns
 from fasthmr.io.atomic import write_bytes
 from fasthmr.io.plots import need_plots, plot_marks
 from fasthmr.models.hmr import HMR
@@ -249,7 +249,7 @@ def _milliseconds(models: list[Model], rounds: int) -> list[float]:
     """Time of one picture in each model."""
     passes = [partial(_pass, model, _blank(model)) for model in models]
     seconds = time_in_turns(passes, seconds=0.0, min_rounds=rounds)
-    return [1000 * timing.median_s for timing in summarise(seconds)]
+    return (1000 * seconds.quantile(0.5, dim=0)).tolist()
 
 
 def _pass(model: Model, pixels: Float[Tensor, "1 3 rows columns"]) -> None:
