@@ -212,7 +212,7 @@ def train(config: HierarchicalConfig) -> dict[Task, Path]:
     """
     training = HierarchicalTraining(config)
     config.out.mkdir(parents=True, exist_ok=True)
-    hours = HourCounter(config.out, config.start)
+    hours = HourCounter(config.out)
 
     def judge(learner: nn.Module) -> str:
         found = training.measured(cast(Learner, learner))

@@ -168,8 +168,8 @@ def _introduction(runs: list[_Run]) -> list[str]:
             told = ", ".join(f"{name} {max(value)}" for name, value in values.items() if len(value) == 1)
             trunk = _TRUNK[kind] if own[0]["trunk"] in OWN_TRUNKS else ""
             later = [f"`{run.name}`" for run in runs if run.kind == kind and run.settings.get("start")]
-            begun = f" {', '.join(later)} went on from an earlier run, whose hours count." if later else ""
-            lines.append(f"- {plural}: all with {told}.{trunk}{begun}")
+            begun = f" Hours of {', '.join(later)} include those noted with the weights at the start."
+            lines.append(f"- {plural}: all with {told}.{trunk}{begun if later else ''}")
     return lines
 
 
